@@ -1,0 +1,100 @@
+"""The one optimisation loop behind every trained part: resumable, logged, with a progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+StepFunction = Callable[[torch.Generator], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to learn.
+
+    Attributes:
+        steps: Gradient steps in all.
+        learning_rate: Peak rate of AdamW, reached after ``warmup`` steps and decayed as a half cosine to 2%.
+        warmup: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        clip: Largest gradient norm.
+        ema: Decay of the moving average of the weights that is kept at the end; 0 keeps the last weights.
+        seed: Seed of batches and noise; batch ``i`` depends on the seed and ``i`` alone.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between lines of the log.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+
+def rate_factor(step: int, config: LoopConfig) -> float:
+    """Learning rate at ``step`` as a share of the peak: linear warm-up, half cosine down to 2%."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return 0.02 + 0.98 * 0.5 * (1.0 + float(torch.cos(torch.tensor(progress * torch.pi))))
+
+
+def optimise(name: str, module: nn.Module, step_function: StepFunction, config: LoopConfig, run: pathlib.Path) -> None:
+    """Train ``module`` in place and leave it holding the averaged weights.
+
+    Args:
+        name: What the progress bar says.
+        module: The parameters to train.
+        step_function: Computes the losses of one batch, drawn with the generator given; ``"loss"`` is minimised.
+        config: Length, rate and seed.
+        run: Folder of ``checkpoint.pt`` (continued from if it is there) and ``log.jsonl``.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    average = [p.detach().clone() for p in parameters]
+    first = 0
+    checkpoint = run / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, first = state["average"], state["step"]
+    began = time.monotonic()
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=name, mininterval=5)
+    for step in bar:
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * rate_factor(step, config)
+        losses = step_function(generator)
+        optimiser.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimiser.step()
+        decay = min(config.ema, (step + 1) / (step + 10)) if config.ema else 0.0
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1.0 - decay)
+        if (step + 1) % config.log_every == 0:
+            figures = {k: round(float(v), 5) for k, v in losses.items()}
+            bar.set_postfix(figures)
+            with (run / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n")
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            partial = checkpoint.with_suffix(f".{os.getpid()}")
+            state = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}
+            torch.save(state, partial)
+            partial.replace(checkpoint)
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average, strict=True):
+            parameter.copy_(mean)
