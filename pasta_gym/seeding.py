@@ -1,0 +1,139 @@
+"""Keyed randomness: every random number is a function of integers that say what it is for.
+
+Nothing is streamed, so two agents that act differently still meet the same luck, and a batch of conversations
+gives the numbers that each would have met alone. Keys are 64-bit integers, hashed with the finaliser of
+splitmix64 (Steele, Lea and Flood, 2014).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from statistics import NormalDist
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pasta_gym.types import IntArray, UInt64Array
+
+EPISODE, USER, PROMPT, CANDIDATES, IMAGE, CHOICE = range(1, 7)
+"""What a key is for: the last part of every key of the environment."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+_START = np.uint64(0x243F6A8885A308D3)
+_QUANTILE_BITS = 16
+_SLICES = 64 // _QUANTILE_BITS
+
+
+def _finalise(x: UInt64Array) -> UInt64Array:
+    """Scramble 64-bit integers in place (the finaliser of splitmix64: a bijection)."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _unsigned(part: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
+    """Return integers modulo 2**64."""
+    if isinstance(part, np.ndarray | np.generic):
+        if not np.issubdtype(part.dtype, np.integer):
+            raise ValueError(f"keys are made of integers, got an array of {part.dtype}; convert it first")
+        unsigned: UInt64Array = np.asarray(part).astype(np.uint64)
+        return unsigned
+    return np.array(part.__index__() & _MASK, dtype=np.uint64)
+
+
+def mix(*parts: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
+    """Hash integers into keys; the order of the parts matters.
+
+    Args:
+        parts: Integers or integer arrays, broadcast against each other. Negative and huge ones count
+            modulo 2**64.
+
+    Returns:
+        uint64 keys of the broadcast shape.
+
+    Raises:
+        ValueError: If there is no part, or a part is not of integers.
+    """
+    if not parts:
+        raise ValueError("a key needs at least one part")
+    numbers = [_unsigned(part) for part in parts]
+    key: UInt64Array = np.array(_START)
+    with np.errstate(over="ignore"):
+        for number in numbers:
+            key = _finalise(np.atleast_1d(key + number + np.uint64(_GOLDEN)))
+    return key.reshape(np.broadcast_shapes(*(number.shape for number in numbers)))
+
+
+def _stream(keys: UInt64Array, n: int) -> UInt64Array:
+    """Return n hashes of each key, ``(..., n)``: splitmix64 started at the key."""
+    steps = np.array([(i + 1) * _GOLDEN & _MASK for i in range(n)], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        return _finalise(np.asarray(keys, dtype=np.uint64)[..., None] + steps)
+
+
+def uniforms(keys: UInt64Array) -> NDArray[np.float64]:
+    """Return one number for each key, uniform on the open interval (0, 1), same shape."""
+    hashed = _stream(keys, 1)[..., 0]
+    # 52 bits and a half: neither 0 nor 1 can come out.
+    numbers: NDArray[np.float64] = ((hashed >> np.uint64(12)).astype(np.float64) + 0.5) / float(1 << 52)
+    return numbers
+
+
+def integers(keys: UInt64Array, high: SupportsIndex | IntArray) -> IntArray:
+    """Return one integer for each key, uniform on ``0..high - 1``; ``high`` broadcasts against the keys.
+
+    Raises:
+        ValueError: If any ``high`` is under 1.
+    """
+    bounds = np.asarray(high, dtype=np.int64)
+    if (bounds < 1).any():
+        raise ValueError(f"integers are drawn from 0..high - 1, so high must be at least 1, got {bounds.min()}")
+    drawn: IntArray = (uniforms(keys) * bounds).astype(np.int64)
+    return drawn
+
+
+def gumbels(keys: UInt64Array) -> NDArray[np.float64]:
+    """Return one standard Gumbel number for each key, same shape.
+
+    The argmax of logits plus Gumbel numbers is a draw from the softmax of the logits.
+    """
+    numbers: NDArray[np.float64] = -np.log(-np.log(uniforms(keys)))
+    return numbers
+
+
+@cache
+def _normal_quantiles() -> NDArray[np.float32]:
+    """The standard normal at the middles of 2**16 equally likely intervals, scaled to variance 1."""
+    n = 1 << _QUANTILE_BITS
+    normal = NormalDist()
+    upper = np.array([normal.inv_cdf((i + 0.5) / n) for i in range(n // 2, n)])
+    table = np.concatenate([-upper[::-1], upper])
+    return (table / table.std()).astype(np.float32)
+
+
+def normals(keys: UInt64Array, n: int) -> NDArray[np.float32]:
+    """Return n standard normal numbers for each key.
+
+    Each is looked up in a table of 65,536 quantiles, four from one hash: fast, and beyond 4.3 standard
+    deviations there is nothing.
+
+    Args:
+        keys: ``(...)`` keys.
+        n: How many numbers each key gives; the first m of them do not depend on n.
+
+    Returns:
+        ``(..., n)`` float32.
+    """
+    hashes = _stream(keys, -(-n // _SLICES))
+    slices = hashes.astype("<u8", copy=False).view("<u2")[..., :n]
+    return np.take(_normal_quantiles(), slices)
+
+
+def seeds_for_torch(keys: UInt64Array) -> list[int]:
+    """Return one seed for ``torch.Generator.manual_seed`` for each key, flattened, in 0..2**63 - 1."""
+    return [int(seed) for seed in (_stream(keys, 1)[..., 0] >> np.uint64(1)).reshape(-1)]
