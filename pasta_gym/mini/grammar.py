@@ -180,9 +180,7 @@ def _word_counts_table() -> tuple[IntArray, ...]:
     for index, slot in enumerate(SLOTS):
         unset = len(_ABSTRACT_PREFIX.split()) + 1 if index == SUBJECT else 0
         rows = [[unset] * N_PHRASINGS]
-        rows += [
-            [len(pair[_wording(index, p)].split()) for p in range(N_PHRASINGS)] for pair in slot.phrases
-        ]
+        rows += [[len(pair[_wording(index, p)].split()) for p in range(N_PHRASINGS)] for pair in slot.phrases]
         tables.append(np.array(rows, dtype=np.int64))
     return tuple(tables)
 
@@ -209,6 +207,11 @@ def vocabulary() -> tuple[str, ...]:
 def words(text: str) -> list[str]:
     """Split text into lower-case words; commas and full stops separate, hyphens stay."""
     return re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower())
+
+
+def _typed_words(text: str) -> list[str]:
+    """Split what a person typed: as ``words``, but digits and letters of other alphabets are words too."""
+    return re.findall(r"[^\W_]+(?:-[^\W_]+)*", text.lower())
 
 
 _FILLERS = frozenset({"a", "an", "the", "of", "with", "and", "in", "at", "image", "picture"})
@@ -240,10 +243,10 @@ def parse_prompt(text: str) -> int:
         The prompt id; its phrasing is the one that agrees with most of the wordings used.
 
     Raises:
-        ValueError: If a word is unknown (the message lists close ones), a dimension is named twice, or the
-            text is empty.
+        ValueError: If a word is unknown (the message lists close ones), two values of one dimension are
+            named, or the text is empty.
     """
-    tokens = [w for w in words(text) if w not in _FILLERS]
+    tokens = [w for w in _typed_words(text) if w not in _FILLERS]
     if not tokens:
         raise ValueError(f"the prompt {text!r} says nothing; try {prompt_text(prompt_ids_of('cat'))!r}")
     values = np.zeros(N_SLOTS, dtype=np.int64)
@@ -259,6 +262,11 @@ def parse_prompt(text: str) -> int:
             raise ValueError(_unknown_word(tokens[position], text))
         slot, value, wording = found[0]
         if slot < 0:
+            if concept not in (None, wording):
+                raise ValueError(
+                    f"the prompt {text!r} names two abstract concepts: {ABSTRACT_CONCEPTS[concept]!r} and "
+                    f"{ABSTRACT_CONCEPTS[wording]!r}; keep one"
+                )
             concept = wording
         else:
             if values[slot] not in (0, value):
@@ -280,12 +288,17 @@ def prompt_ids_of(*names: str, phrasing: int = 0) -> int:
     """Prompt id of value names, as in ``prompt_ids_of("cat", "night")``.
 
     Raises:
-        ValueError: If a name is no slot's value.
+        ValueError: If a name is no slot's value, two names are values of one slot, or the phrasing is not in 0..3.
     """
+    if not 0 <= phrasing < N_PHRASINGS:
+        raise ValueError(f"phrasing must be in 0..{N_PHRASINGS - 1}, got {phrasing}")
     values = np.zeros(N_SLOTS, dtype=np.int64)
     for name in names:
         for s, slot in enumerate(SLOTS):
             if name in slot.values:
+                if values[s]:
+                    was = slot.values[values[s] - 1]
+                    raise ValueError(f"{was!r} and {name!r} are both values of {slot.name}; keep one")
                 values[s] = slot.values.index(name) + 1
                 break
         else:

@@ -89,9 +89,7 @@ def _setting(draw: ImageDraw.ImageDraw, setting: str, ground: Color, dim: float,
         for x, top in ((0, 18), (10, 26), (20, 32), (38, 30), (46, 20), (56, 14)):
             draw.rectangle([x * k + shift, top * k, (x + 8) * k + shift, 46 * k], fill=_scaled((70, 70, 95), dim))
             for wy in range(top + 3, 40, 6):
-                draw.rectangle(
-                    [(x + 3) * k + shift, wy * k, (x + 5) * k + shift, (wy + 2) * k], fill=(255, 225, 110)
-                )
+                draw.rectangle([(x + 3) * k + shift, wy * k, (x + 5) * k + shift, (wy + 2) * k], fill=(255, 225, 110))
     elif setting == "desert":
         draw.ellipse([-30 * k + shift, 30 * k, 34 * k + shift, 70 * k], fill=_scaled((235, 195, 110), dim))
         draw.ellipse([30 * k + shift, 34 * k, 94 * k + shift, 74 * k], fill=_scaled((215, 170, 85), dim))
