@@ -1,0 +1,64 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file through a neighbour and a rename, so that a killed process leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write JSON atomically, keys sorted."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Fill a hidden neighbour of ``target``, which takes its name only when the block ends without an error.
+
+    If another process finished the same folder first, its copy stays and ours is dropped.
+
+    Yields:
+        The folder to write to.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    partial.mkdir()
+    try:
+        yield partial
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def digest(content: Any) -> str:
+    """Hash plain data (numbers, strings, lists, dicts) to 16 hex digits that depend on the content alone."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: pathlib.Path) -> str:
+    """Hash a file's bytes to 16 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,69 @@
+"""Where numbers come from: hashes of the models inside an environment, package versions, git revision."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from pasta_gym.trajectories.files import digest, file_digest
+
+PACKAGES = ("numpy", "torch", "gymnasium", "diffusers", "transformers", "open_clip_torch", "pyarrow", "safetensors")
+
+
+def model_hashes(envs: Any) -> dict[str, str]:
+    """Name the models that an environment is made of.
+
+    A world answers for itself through ``fingerprint() -> dict[str, str]``. The shipped world is its weight
+    files, one hash a file, and the user model's files.
+
+    Args:
+        envs: A PASTA environment, single or vector.
+
+    Returns:
+        One entry a model, sorted by name.
+    """
+    world = getattr(envs, "world", None)
+    fingerprint = getattr(world, "fingerprint", None)
+    if fingerprint is not None:
+        return {str(name): str(value) for name, value in sorted(fingerprint().items())}
+    import pasta_gym
+
+    hashes = folder_hashes(pathlib.Path(pasta_gym.__file__).parent)
+    used = getattr(getattr(envs, "user_model", None), "metadata", None)
+    if used:
+        hashes["user model in use"] = digest(used)
+    return hashes
+
+
+def folder_hashes(folder: pathlib.Path) -> dict[str, str]:
+    """Hash every ``.safetensors`` file under a folder, by its path within it."""
+    found = sorted(folder.rglob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in found}
+
+
+def package_versions() -> dict[str, str]:
+    """List the installed versions of the packages that can move a number."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def git_revision(folder: pathlib.Path) -> str:
+    """Name the checkout's commit, with ``+changes`` if files differ from it; ``"unknown"`` outside of git."""
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+changes" if changed else "")
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()

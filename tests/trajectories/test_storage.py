@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from pasta_gym.trajectories import files, storage
+
+
+def test_everything_comes_back_across_shards(stored, shards):
+    dataset = storage.load(stored)
+    assert len(dataset) == 6
+    for name in ("categories", "actions", "choices", "rewards", "slate_images", "initial_images"):
+        assert_array_equal(getattr(dataset, name), np.concatenate([getattr(s, name) for s in shards]), err_msg=name)
+    assert_array_equal(dataset.behaviour_probabilities, np.concatenate([s.behaviour_probabilities for s in shards]))
+    assert dataset.slate_images.dtype == np.float16
+    assert dataset.slate_images.shape == (6, 3, 2, 5, 7)
+    embeddings = {int(p): e for s in shards for p, e in zip(s.prompts, s.prompt_embeddings, strict=True)}
+    assert len(dataset.prompt_embeddings) == len(embeddings)
+    for shard in shards:
+        for i in range(len(shard)):
+            e = shard.first_episode + i
+            assert_array_equal(
+                dataset.prompt_embeddings[dataset.initial_prompts[e]], embeddings[int(shard.initial_prompts[i])]
+            )
+            for t in range(3):
+                for c in range(8):
+                    assert_array_equal(
+                        dataset.prompt_embeddings[dataset.candidates[e, t, c]],
+                        embeddings[int(shard.candidates[i, t, c])],
+                    )
+
+
+def test_the_tables_can_be_read_without_this_package(stored, shards):
+    turns = pq.read_table(stored / "turns.parquet").to_pylist()
+    assert len(turns) == 18
+    row = turns[4 * 3 + 2]  # episode 4 is the second shard's first
+    assert (row["episode"], row["turn"], row["terminated"]) == (4, 2, True)
+    assert row["candidates"] == shards[1].candidates[0, 2].tolist()
+    assert row["action"] == shards[1].actions[0, 2].tolist()
+    assert row["reward"] == shards[1].rewards[0, 2]
+    assert_allclose(row["slate_images"], shards[1].slate_images[0, 2].reshape(-1).astype(float))
+    episodes = pq.read_table(stored / "episodes.parquet").to_pylist()
+    assert [e["environment_seed"] for e in episodes] == [100, 101, 102, 103, 104, 105]
+    prompts = pq.read_table(stored / "prompts.parquet").to_pylist()
+    assert all(p["text"] == f"prompt {p['prompt']}" for p in prompts)
+    assert storage.read_prompt_texts(stored) == [p["text"] for p in prompts]
+
+
+@pytest.mark.parametrize("name", ["episodes.parquet", "turns.parquet", "prompts.parquet", "metadata.json"])
+def test_a_missing_file_is_named_with_the_remedy(stored, name):
+    (stored / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} is missing.*collect"):
+        storage.load(stored)
+
+
+@pytest.mark.parametrize("name", ["episodes.parquet", "turns.parquet", "prompts.parquet", "metadata.json"])
+def test_a_truncated_file_is_named_with_the_remedy(stored, name):
+    content = (stored / name).read_bytes()
+    (stored / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"{name} is broken.*collect"):
+        storage.load(stored)
+
+
+def test_a_flipped_bit_is_found(stored):
+    path = stored / "turns.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"turns.parquet is broken"):
+        storage.load(stored)
+
+
+def test_tables_of_two_datasets_do_not_mix(stored):
+    metadata = json.loads((stored / "metadata.json").read_text())
+    (stored / "metadata.json").write_text(json.dumps({**metadata, "n_episodes": 5}))
+    with pytest.raises(ValueError, match=r"episodes.parquet is broken: it has 6 rows where metadata.json says 5"):
+        storage.load(stored)
+
+
+def test_another_format_version_is_refused(stored):
+    metadata = json.loads((stored / "metadata.json").read_text())
+    (stored / "metadata.json").write_text(json.dumps({**metadata, "format_version": 99}))
+    with pytest.raises(ValueError, match=r"format version 99, this release reads 1"):
+        storage.load(stored)
+
+
+def test_turns_out_of_order_are_refused(stored):
+    table = pq.read_table(stored / "turns.parquet")
+    order = np.arange(len(table))
+    order[[1, 2]] = order[[2, 1]]
+    pq.write_table(table.take(order), stored / "turns.parquet")
+    with pytest.raises(ValueError, match=r"turns.parquet is broken: its turns are not in order"):
+        storage.load(stored)
+
+
+def test_no_shard_is_no_dataset(tmp_path):
+    with pytest.raises(ValueError, match="at least one shard"):
+        storage.save(tmp_path, [], texts=lambda ids: [], metadata={})
+
+
+def test_shards_survive_the_disk_and_broken_ones_are_named(tmp_path, shards):
+    storage.save_shard(tmp_path, shards[1])
+    back = storage.load_shard(tmp_path)
+    assert back.first_episode == 4
+    assert_array_equal(back.slate_images, shards[1].slate_images)
+    (tmp_path / "arrays.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(ValueError, match=r"arrays.npz .*delete"):
+        storage.load_shard(tmp_path)
+
+
+def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="half way"), files.whole_folder(tmp_path / "x") as partial:  # noqa: PT012
+        (partial / "a").write_text("1")
+        raise RuntimeError("half way")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_of_two_writers_wins(tmp_path):
+    with files.whole_folder(tmp_path / "x") as slow:
+        (slow / "who").write_text("slow")
+        with files.whole_folder(tmp_path / "x") as fast:
+            (fast / "who").write_text("fast")
+    assert (tmp_path / "x" / "who").read_text() == "fast"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_digest_depends_on_content_and_not_on_order():
+    assert files.digest({"a": 1, "b": [2, 3]}) == files.digest({"b": [2, 3], "a": 1})
+    assert files.digest({"a": 1, "b": [2, 3]}) != files.digest({"a": 1, "b": [3, 2]})
