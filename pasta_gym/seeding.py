@@ -131,7 +131,8 @@ def normals(keys: UInt64Array, n: int) -> NDArray[np.float32]:
     """
     hashes = _stream(keys, -(-n // _SLICES))
     slices = hashes.astype("<u8", copy=False).view("<u2")[..., :n]
-    return np.take(_normal_quantiles(), slices)
+    numbers: NDArray[np.float32] = np.take(_normal_quantiles(), slices)
+    return numbers
 
 
 def seeds_for_torch(keys: UInt64Array) -> list[int]:

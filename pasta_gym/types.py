@@ -127,9 +127,7 @@ class UserModelProtocol(Protocol):
         """Return each type's reading of initial prompts: ``(B, d)`` to ``(B, K, d)``. Needed once an episode."""
         ...
 
-    def utilities(
-        self, user_types: IntArray, prompt_features: FloatArray, image_embeddings: FloatArray
-    ) -> FloatArray:
+    def utilities(self, user_types: IntArray, prompt_features: FloatArray, image_embeddings: FloatArray) -> FloatArray:
         """Return utilities ``(B, L)`` in [0, 1] of columns ``(B, L, M, d)`` for users of types ``(B,)``."""
         ...
 
