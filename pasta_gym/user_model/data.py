@@ -1,0 +1,213 @@
+"""What the user model is fitted on: pairs, ratings, rankings and sessions with rater ids (section 5.2).
+
+The planted truth of synthetic raters is never read here.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+IntArray = NDArray[np.int64]
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """Preference labels over images of initial prompts. Indices point into the two embedding tables.
+
+    Attributes:
+        prompt_embeddings: ``(P, d)`` CLIP text embeddings of initial prompts, not normalised.
+        image_embeddings: ``(I, d)`` CLIP image embeddings, not normalised; half precision is fine.
+        rater_splits: ``(R,)`` index into ``SPLITS``: raters, and with them their prompts, are split, never rows.
+        pair_raters: ``(n,)`` who compared.
+        pair_prompts: ``(n,)`` initial prompt of both images.
+        pair_images: ``(n, 2)`` the two images.
+        pair_labels: ``(n,)`` 1 if the first is preferred, 0 if the second, 0.5 for a tie.
+        rating_raters: ``(m,)`` who rated.
+        rating_prompts: ``(m,)`` initial prompt.
+        rating_images: ``(m,)`` the image.
+        ratings: ``(m,)`` scaled to [0, 1].
+        ranking_raters: ``(r,)`` who ranked.
+        ranking_prompts: ``(r,)`` initial prompt.
+        rankings: ``(r, n_ranked)`` images, best first.
+        session_raters: ``(S,)`` who chose.
+        session_prompts: ``(S,)`` initial prompt.
+        session_images: ``(S, H, L, M)`` images of the slates.
+        session_choices: ``(S, H)`` chosen columns; -1 where there is none.
+    """
+
+    prompt_embeddings: FloatArray
+    image_embeddings: FloatArray
+    rater_splits: IntArray
+    pair_raters: IntArray
+    pair_prompts: IntArray
+    pair_images: IntArray
+    pair_labels: FloatArray
+    rating_raters: IntArray
+    rating_prompts: IntArray
+    rating_images: IntArray
+    ratings: FloatArray
+    ranking_raters: IntArray
+    ranking_prompts: IntArray
+    rankings: IntArray
+    session_raters: IntArray
+    session_prompts: IntArray
+    session_images: IntArray
+    session_choices: IntArray
+
+    @property
+    def n_raters(self) -> int:
+        """Number of raters, of all splits."""
+        return len(self.rater_splits)
+
+    @property
+    def embedding_dim(self) -> int:
+        """The embeddings' dimension, d."""
+        return int(self.image_embeddings.shape[1])
+
+    def raters_of(self, split: str) -> IntArray:
+        """List the raters of a split.
+
+        Raises:
+            ValueError: If the split is unknown.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        return np.flatnonzero(self.rater_splits == SPLITS.index(split)).astype(np.int64)
+
+    def all_pairs(self) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+        """Join pairs and rankings: neighbours in a ranking are pairs too, as HPS is used in training.
+
+        Under Plackett and Luce's model each of these pairs follows Bradley and Terry's. Only neighbours are taken,
+        because all pairs of a ranking would count one judgement several times.
+
+        Returns:
+            Raters ``(n,)``, prompts ``(n,)``, images ``(n, 2)`` and labels ``(n,)``, sorted by rater.
+        """
+        neighbours = np.stack([self.rankings[:, :-1], self.rankings[:, 1:]], axis=-1)
+        each = neighbours.shape[1]
+        raters = np.concatenate([self.pair_raters, np.repeat(self.ranking_raters, each)])
+        prompts = np.concatenate([self.pair_prompts, np.repeat(self.ranking_prompts, each)])
+        images = np.concatenate([self.pair_images, neighbours.reshape(-1, 2)])
+        labels = np.concatenate([self.pair_labels, np.ones(len(self.rankings) * each)])
+        order = np.argsort(raters, kind="stable")
+        return raters[order], prompts[order], images[order], labels[order]
+
+
+def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
+    """Read the labels of one world and the embeddings of the pool they point into.
+
+    Args:
+        folder: A folder that ``pasta_gym.mini.rater_data label`` wrote, or one of the same layout: ``pairs``,
+            ``ratings``, ``rankings``, ``turns`` and ``raters`` as Parquet, ``metadata.json`` naming the pool.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: If a file is missing, broken or of another format.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = pathlib.Path(folder)
+
+    def table(name: str, columns: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+        path = root / f"{name}.parquet"
+        try:
+            read = pq.read_table(path, columns=list(columns))
+            missing = [c for c in columns if c not in read.column_names]
+            if missing:
+                raise ValueError(f"no column {', '.join(missing)}")
+            return {c: np.array(read[c].to_pylist()) for c in columns}
+        except (OSError, ValueError, pa.ArrowInvalid) as error:
+            raise ValueError(
+                f"cannot read {path} ({error}); expected columns {', '.join(columns)}. "
+                "Write it with: python -m pasta_gym.mini.rater_data label"
+            ) from error
+
+    try:
+        metadata = json.loads((root / "metadata.json").read_text())
+        pool_folder = root / metadata["pool"]
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"format {metadata['format']}, this version reads {FORMAT}")
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"cannot read {root / 'metadata.json'} ({error}); expected the folder of one world's labels, "
+            "as python -m pasta_gym.mini.rater_data label writes it"
+        ) from error
+    prompts, images = read_pool_embeddings(pool_folder)
+    raters = table("raters", ("rater", "split"))
+    pairs = table("pairs", ("rater", "session", "first", "second", "label"))
+    ratings = table("ratings", ("rater", "session", "image", "rating"))
+    rankings = table("rankings", ("rater", "session", "images"))
+    turns = table("turns", ("rater", "session", "turn", "choice"))
+    n_images = images.shape[1]
+    n_sessions = len(prompts)
+
+    def flat(session: NDArray[np.generic], image: NDArray[np.generic]) -> IntArray:
+        return session.astype(np.int64) * n_images + image.astype(np.int64)
+
+    splits = np.full(len(raters["rater"]), -1, dtype=np.int64)
+    splits[raters["rater"].astype(np.int64)] = [SPLITS.index(str(s)) for s in raters["split"]]
+    chosen = np.full((n_sessions, int(metadata["horizon"])), -1, dtype=np.int64)
+    choosers = np.full(n_sessions, -1, dtype=np.int64)
+    session_ids, turn_ids = turns["session"].astype(np.int64), turns["turn"].astype(np.int64)
+    chosen[session_ids, turn_ids] = turns["choice"].astype(np.int64)
+    choosers[session_ids] = turns["rater"].astype(np.int64)
+    m, slate, horizon = int(metadata["images_per_prompt"]), int(metadata["slate_size"]), int(metadata["horizon"])
+    kept = np.flatnonzero(choosers >= 0)
+    layout = m + np.arange(horizon * slate * m).reshape(horizon, slate, m)
+    return PreferenceData(
+        prompt_embeddings=prompts,
+        image_embeddings=images.reshape(-1, images.shape[-1]),
+        rater_splits=splits,
+        pair_raters=pairs["rater"].astype(np.int64),
+        pair_prompts=pairs["session"].astype(np.int64),
+        pair_images=np.stack([flat(pairs["session"], pairs[c]) for c in ("first", "second")], axis=1),
+        pair_labels=pairs["label"].astype(np.float64),
+        rating_raters=ratings["rater"].astype(np.int64),
+        rating_prompts=ratings["session"].astype(np.int64),
+        rating_images=flat(ratings["session"], ratings["image"]),
+        ratings=(ratings["rating"].astype(np.float64) - 1.0) / (int(metadata["rating_levels"]) - 1),
+        ranking_raters=rankings["rater"].astype(np.int64),
+        ranking_prompts=rankings["session"].astype(np.int64),
+        rankings=flat(rankings["session"][:, None], rankings["images"]),
+        session_raters=choosers[kept],
+        session_prompts=kept.astype(np.int64),
+        session_images=kept[:, None, None, None] * n_images + layout,
+        session_choices=chosen[kept],
+    )
+
+
+def read_pool_embeddings(folder: pathlib.Path) -> tuple[FloatArray, FloatArray]:
+    """Read the embeddings of all sessions of a pool, in the order of their ids.
+
+    Args:
+        folder: Folder of ``shard-*.npz``.
+
+    Returns:
+        Prompt embeddings ``(S, d)`` float32 and image embeddings ``(S, n_images, d)`` float16.
+
+    Raises:
+        ValueError: If there is no shard or one is broken.
+    """
+    prompts, images = [], []
+    paths = sorted(folder.glob("shard-*.npz"))
+    if not paths:
+        raise ValueError(f"no shard-*.npz in {folder}; paint one with: python -m pasta_gym.mini.rater_data paint")
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as shard:
+                prompts.append(shard["prompt_embeddings"].astype(np.float32))
+                images.append(shard["image_embeddings"])
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ValueError(f"cannot read {path} ({error}); delete it and paint again, which redoes it alone") from error
+    return np.concatenate(prompts), np.concatenate(images)

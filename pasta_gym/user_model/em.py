@@ -1,0 +1,412 @@
+"""Mini-batch expectation-maximisation over user types (Algorithm 1 of the paper's D.1).
+
+All labels of one rater share one latent type, so a batch holds whole raters. The posterior comes from a target
+network, the prior is a moving average of posteriors, and the score model takes one gradient step a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.network import ScoreModel
+from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EMConfig:
+    """How the score model is fitted.
+
+    Attributes:
+        n_types: K.
+        steps: Gradient steps of the chosen start, its trial included.
+        restarts: Starts that are tried; the best by training likelihood goes on.
+        trial_steps: Gradient steps of each trial.
+        batch_labels: Labels in a batch, reached with whole raters.
+        learning_rate: Peak of the cosine schedule with warm restarts.
+        restart_period: Steps of one cosine; 0 means all steps in one.
+        weight_decay: AdamW's.
+        clip: Largest gradient norm.
+        target_every: Steps between copies to the target network (n of Algorithm 1).
+        prior_memory: alpha of the prior's moving average.
+        rating_deviation: nu, the standard deviation of a rating around the score, on the [0, 1] scale.
+        rating_weight: kappa_1.
+        comparison_temperature: First value of tau_s.
+        noise: Size of the heads' first last-layer weights.
+        seed: Seed of weights and batches.
+    """
+
+    n_types: int = 8
+    steps: int = 2000
+    restarts: int = 4
+    trial_steps: int = 250
+    batch_labels: int = 1024
+    learning_rate: float = 2e-3
+    restart_period: int = 0
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    target_every: int = 8
+    prior_memory: float = 0.97
+    rating_deviation: float = 0.2
+    rating_weight: float = 1.0
+    comparison_temperature: float = 8.0
+    noise: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_types", "steps", "restarts", "trial_steps", "batch_labels", "target_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.trial_steps > self.steps:
+            raise ValueError(f"trial_steps must be at most steps ({self.steps}), got {self.trial_steps}")
+        if not 0 <= self.prior_memory < 1:
+            raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
+        if self.rating_deviation <= 0:
+            raise ValueError(f"rating_deviation must be positive, got {self.rating_deviation}; 0.2 is the default")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of some raters as tensors; raters are numbered ``0..n_raters - 1`` and rows sorted by rater.
+
+    Attributes:
+        prompt_embeddings: ``(P, d)``.
+        image_embeddings: ``(I, d)``.
+        pair_raters: ``(n,)``.
+        pair_prompts: ``(n,)``.
+        pair_images: ``(n, 2)``.
+        pair_labels: ``(n,)`` in [0, 1].
+        rating_raters: ``(m,)``.
+        rating_prompts: ``(m,)``.
+        rating_images: ``(m,)``.
+        ratings: ``(m,)`` in [0, 1].
+        n_raters: Number of raters.
+    """
+
+    prompt_embeddings: torch.Tensor
+    image_embeddings: torch.Tensor
+    pair_raters: torch.Tensor
+    pair_prompts: torch.Tensor
+    pair_images: torch.Tensor
+    pair_labels: torch.Tensor
+    rating_raters: torch.Tensor
+    rating_prompts: torch.Tensor
+    rating_images: torch.Tensor
+    ratings: torch.Tensor
+    n_raters: int
+
+
+def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
+    """Collect the pairs (rankings' neighbours included) and ratings of ``raters``, in that order.
+
+    Args:
+        data: All labels.
+        raters: ``(n,)`` distinct rater ids.
+
+    Returns:
+        Their labels, renumbered.
+    """
+    position = np.full(data.n_raters, -1, dtype=np.int64)
+    position[raters] = np.arange(len(raters))
+    who, prompts, images, labels = data.all_pairs()
+    pair_rows = np.flatnonzero(position[who] >= 0)
+    pair_rows = pair_rows[np.argsort(position[who[pair_rows]], kind="stable")]
+    rating_rows = np.flatnonzero(position[data.rating_raters] >= 0)
+    rating_rows = rating_rows[np.argsort(position[data.rating_raters[rating_rows]], kind="stable")]
+    return Labels(
+        prompt_embeddings=torch.from_numpy(np.asarray(data.prompt_embeddings, dtype=np.float32)),
+        image_embeddings=torch.from_numpy(np.asarray(data.image_embeddings)),
+        pair_raters=torch.from_numpy(position[who[pair_rows]]),
+        pair_prompts=torch.from_numpy(prompts[pair_rows]),
+        pair_images=torch.from_numpy(images[pair_rows]),
+        pair_labels=torch.from_numpy(labels[pair_rows].astype(np.float32)),
+        rating_raters=torch.from_numpy(position[data.rating_raters[rating_rows]]),
+        rating_prompts=torch.from_numpy(data.rating_prompts[rating_rows]),
+        rating_images=torch.from_numpy(data.rating_images[rating_rows]),
+        ratings=torch.from_numpy(data.ratings[rating_rows].astype(np.float32)),
+        n_raters=len(raters),
+    )
+
+
+def pair_log_likelihood(
+    first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, temperature: torch.Tensor | float
+) -> torch.Tensor:
+    """Log-likelihood of comparisons by Bradley and Terry's model (equation 5), by type.
+
+    Args:
+        first: ``(n, K)`` scores of the first images.
+        second: ``(n, K)`` scores of the second ones.
+        labels: ``(n,)`` 1, 0 or 0.5; a tie is half a win for each.
+        temperature: tau_s, the factor on the difference of scores.
+
+    Returns:
+        ``(n, K)``.
+    """
+    logits = temperature * (first - second)
+    y = labels[:, None]
+    return y * F.logsigmoid(logits) + (1.0 - y) * F.logsigmoid(-logits)
+
+
+def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Log-likelihood of ratings, Gaussian around the score (equation 6), up to a constant.
+
+    Args:
+        scores: ``(m, K)``.
+        ratings: ``(m,)`` in [0, 1].
+        deviation: nu.
+
+    Returns:
+        ``(m, K)``: ``-(score - rating)^2 / (2 nu^2)``.
+    """
+    return -(scores - ratings[:, None]).square() / (2.0 * deviation**2)
+
+
+def _rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the chosen raters in a table sorted by rater, and which chosen rater each row belongs to."""
+    owner = torch.repeat_interleave(torch.arange(len(raters)), counts[raters])
+    within = torch.arange(len(owner)) - torch.repeat_interleave(counts[raters].cumsum(0) - counts[raters], counts[raters])
+    return starts[raters][owner] + within, owner
+
+
+class Batches:
+    """Draws batches of whole raters.
+
+    Args:
+        labels: The labels.
+        batch_labels: Labels in a batch; the last rater may pass it.
+        generator: Source of the order.
+    """
+
+    def __init__(self, labels: Labels, batch_labels: int, generator: torch.Generator) -> None:
+        self._labels = labels
+        self._batch_labels = batch_labels
+        self._generator = generator
+        self._pair_counts = torch.bincount(labels.pair_raters, minlength=labels.n_raters)
+        self._rating_counts = torch.bincount(labels.rating_raters, minlength=labels.n_raters)
+        self._pair_starts = self._pair_counts.cumsum(0) - self._pair_counts
+        self._rating_starts = self._rating_counts.cumsum(0) - self._rating_counts
+        self._queue = torch.empty(0, dtype=torch.int64)
+
+    def of(self, raters: torch.Tensor) -> Labels:
+        """Return the labels of chosen raters ``(b,)``, renumbered ``0..b - 1``."""
+        every = self._labels
+        pairs, pair_owner = _rows_of(raters, self._pair_starts, self._pair_counts)
+        rated, rating_owner = _rows_of(raters, self._rating_starts, self._rating_counts)
+        return Labels(
+            every.prompt_embeddings,
+            every.image_embeddings,
+            pair_owner,
+            every.pair_prompts[pairs],
+            every.pair_images[pairs],
+            every.pair_labels[pairs],
+            rating_owner,
+            every.rating_prompts[rated],
+            every.rating_images[rated],
+            every.ratings[rated],
+            len(raters),
+        )
+
+    def draw(self) -> Labels:
+        """Draw the next batch: raters in a random order, all of them before any comes again."""
+        if not len(self._queue):
+            self._queue = torch.randperm(self._labels.n_raters, generator=self._generator)
+        sizes = (self._pair_counts + self._rating_counts)[self._queue].cumsum(0)
+        take = int(torch.searchsorted(sizes, self._batch_labels).clamp(max=len(sizes) - 1)) + 1
+        raters, self._queue = self._queue[:take], self._queue[take:]
+        return self.of(raters)
+
+    def all(self, size: int = 64) -> list[Labels]:
+        """List the labels of all raters in order, ``size`` raters at a time."""
+        return [self.of(chunk) for chunk in torch.arange(self._labels.n_raters).split(size)]
+
+
+def label_log_likelihoods(
+    model: ScoreModel, labels: Labels, rating_deviation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-likelihoods of every pair ``(n, K)`` and every rating ``(m, K)`` of a batch under the model."""
+    prompts = torch.cat([labels.pair_prompts, labels.pair_prompts, labels.rating_prompts])
+    distinct, rows = torch.unique(prompts, return_inverse=True)
+    images = torch.cat([labels.pair_images[:, 0], labels.pair_images[:, 1], labels.rating_images])
+    scores = model(labels.prompt_embeddings[distinct], rows, labels.image_embeddings[images].float())
+    n = len(labels.pair_labels)
+    temperature = model.log_comparison_temperature.exp()
+    pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
+    return pairs, rating_log_likelihood(scores[2 * n :], labels.ratings, rating_deviation)
+
+
+def rater_log_likelihoods(model: ScoreModel, labels: Labels, rating_deviation: float) -> torch.Tensor:
+    """Log-likelihood of all labels of each rater by type, ``(n_raters, K)``."""
+    pairs, ratings = label_log_likelihoods(model, labels, rating_deviation)
+    return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
+        ratings, labels.rating_raters, labels.n_raters
+    )
+
+
+def expected_loss(
+    pairs: torch.Tensor, ratings: torch.Tensor, posterior: torch.Tensor, labels: Labels, rating_weight: float
+) -> torch.Tensor:
+    """The mixture loss of D.2 under the posterior: mean over pairs plus ``kappa_1`` times the mean over ratings.
+
+    Args:
+        pairs: ``(n, K)`` log-likelihoods.
+        ratings: ``(m, K)`` log-likelihoods.
+        posterior: ``(b, K)`` of each rater in the batch.
+        labels: The batch.
+        rating_weight: kappa_1.
+
+    Returns:
+        The loss, a scalar.
+    """
+    loss = pairs.new_zeros(())
+    if len(pairs):
+        loss = loss - (posterior[labels.pair_raters] * pairs).sum(dim=-1).mean()
+    if len(ratings):
+        loss = loss - rating_weight * (posterior[labels.rating_raters] * ratings).sum(dim=-1).mean()
+    return loss
+
+
+def update_prior(prior: torch.Tensor, posterior: torch.Tensor, memory: float) -> torch.Tensor:
+    """Move the prior towards the batch's mean posterior: ``alpha eta + (1 - alpha) mean_i gamma_i``, ``(K,)``."""
+    return memory * prior + (1.0 - memory) * posterior.mean(dim=0)
+
+
+@dataclass(frozen=True)
+class EMFit:
+    """A fitted mixture.
+
+    Attributes:
+        model: The score model.
+        prior: ``(K,)`` shares of the types.
+        posterior: ``(n_raters, K)`` of the training raters, from all their labels.
+        log_likelihood: Mean log evidence of a training rater's labels.
+        trials: The same of each start after its trial, and the comparison temperature it reached.
+    """
+
+    model: ScoreModel
+    prior: torch.Tensor
+    posterior: torch.Tensor
+    log_likelihood: float
+    trials: tuple[tuple[float, float], ...]
+
+
+class EM:
+    """One run of Algorithm 1: the score model, its target network, the prior and the optimiser.
+
+    Args:
+        labels: Training raters' labels.
+        config: How to fit.
+        start: Which start this is; each has its own weights and batches.
+    """
+
+    def __init__(self, labels: Labels, config: EMConfig, start: int = 0) -> None:
+        generator = torch.Generator().manual_seed(config.seed * 1009 + start)
+        self.config = config
+        self.model = ScoreModel(
+            labels.image_embeddings.shape[1],
+            config.n_types,
+            image_scale=_root_mean_square(labels.image_embeddings),
+            text_scale=_root_mean_square(labels.prompt_embeddings),
+            noise=config.noise,
+            comparison_temperature=config.comparison_temperature,
+            generator=generator,
+        )
+        self.target = copy.deepcopy(self.model).requires_grad_(False)
+        self.prior = torch.full((config.n_types,), 1.0 / config.n_types)
+        self.batches = Batches(labels, config.batch_labels, generator)
+        self.taken = 0
+        self._optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        period = config.restart_period or config.steps
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(self._optimiser, T_0=period)
+
+    def step(self) -> dict[str, float]:
+        """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
+        config = self.config
+        batch = self.batches.draw()
+        with torch.no_grad():
+            evidence = rater_log_likelihoods(self.target, batch, config.rating_deviation)
+            posterior = log_posterior(self.prior.log(), evidence).exp()
+        pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
+        loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self._optimiser.step()
+        self._schedule.step()
+        # A type that nobody has must be able to come back: the prior keeps away from zero.
+        self.prior = update_prior(self.prior, posterior, config.prior_memory).clamp(min=1e-4)
+        self.prior = self.prior / self.prior.sum()
+        self.taken += 1
+        if self.taken % config.target_every == 0:
+            self.target.load_state_dict(self.model.state_dict())
+        return {"loss": float(loss.detach()), "largest_type": float(self.prior.max())}
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[torch.Tensor, float]:
+        """Return the posterior of all training raters ``(n_raters, K)`` and their mean log evidence."""
+        parts = [rater_log_likelihoods(self.model, b, self.config.rating_deviation) for b in self.batches.all()]
+        likelihoods = torch.cat(parts)
+        log_prior = self.prior.log()
+        return log_posterior(log_prior, likelihoods).exp(), float(log_evidence(log_prior, likelihoods).mean())
+
+
+def _root_mean_square(x: torch.Tensor) -> float:
+    return max(1e-6, math.sqrt(float(x.float().square().mean())))
+
+
+def fit_score_model(
+    labels: Labels,
+    config: EMConfig | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    *,
+    progress: bool = False,
+) -> EMFit:
+    """Fit the score model and the prior: several starts, the best by training likelihood goes on.
+
+    Args:
+        labels: Training raters' labels.
+        config: How to fit.
+        log: Called with the figures of every 50th step of the chosen start.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The fit; its prior is the mean posterior of all training raters.
+
+    Raises:
+        ValueError: If there are no labels.
+    """
+    config = config or EMConfig()
+    if not labels.n_raters or not len(labels.pair_labels) + len(labels.ratings):
+        raise ValueError("there are no labels to fit on; check that the data's train split holds raters with pairs")
+    best: EM | None = None
+    highest = -math.inf
+    trials: list[tuple[float, float]] = []
+    for start in range(config.restarts if config.n_types > 1 else 1):
+        run = EM(labels, config, start)
+        for _ in tqdm(range(config.trial_steps), desc=f"start {start + 1}", disable=not progress, mininterval=1):
+            run.step()
+        likelihood = run.evaluate()[1]
+        trials.append((likelihood, float(run.model.log_comparison_temperature.detach().exp())))
+        if likelihood > highest:
+            best, highest = run, likelihood
+    assert best is not None
+    rest = range(best.taken, config.steps)
+    for step in tqdm(rest, desc="best start", disable=not progress, mininterval=1):
+        figures = best.step()
+        if log is not None and (step + 1) % 50 == 0:
+            log({"step": float(step + 1), **figures})
+    posterior, likelihood = best.evaluate()
+    best.prior = posterior.mean(dim=0)
+    return EMFit(best.model.eval(), best.prior, posterior, likelihood, tuple(trials))
