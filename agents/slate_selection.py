@@ -1,0 +1,235 @@
+"""Which candidates to show: choosing a slate from scores, at most one candidate per category.
+
+Everything here works on a batch of candidate sets. ``categories=None`` means a free slate: any distinct
+candidates. Slates are ``(batch, slate_size)`` indices into the candidates, never the same index twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pasta_gym.types import FloatArray, IntArray
+
+BoolArray = NDArray[np.bool_]
+
+
+def check_slate_problem(scores: FloatArray, categories: IntArray | None, slate_size: int) -> None:
+    """Check that every row of ``scores`` has a legal slate of ``slate_size``.
+
+    Args:
+        scores: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None`` for a free slate.
+        slate_size: Number of candidates to show, at least 1.
+
+    Raises:
+        ValueError: If the shapes do not fit, a score is not finite, or a row has too few candidates or categories.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f"scores must have shape (batch, n_candidates), got {scores.shape}; add a batch axis")
+    if not 1 <= slate_size <= scores.shape[1]:
+        raise ValueError(
+            f"slate_size must lie in 1..{scores.shape[1]} (the number of candidates), got {slate_size}; "
+            "ask for a smaller slate or more candidates"
+        )
+    if not np.isfinite(scores).all():
+        row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+        raise ValueError(f"scores must be finite, row {row} is not; check the observation for NaN or infinity")
+    if categories is None:
+        return
+    if categories.shape != scores.shape:
+        raise ValueError(f"categories must have the shape of scores {scores.shape}, got {categories.shape}")
+    ordered = np.sort(categories, axis=1)
+    n_distinct = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
+    if (n_distinct < slate_size).any():
+        row = int(np.flatnonzero(n_distinct < slate_size)[0])
+        raise ValueError(
+            f"a slate of {slate_size} with one candidate per category needs {slate_size} categories, "
+            f"row {row} has {int(n_distinct[row])}; ask for a smaller slate or use one_per_category=False"
+        )
+
+
+def top_slate(scores: FloatArray, categories: IntArray | None, slate_size: int) -> IntArray:
+    """Choose the slate with the largest sum of scores: the best of each category, then the best categories.
+
+    This is the arg max of PASTA's slate value, the mean of the prompt values (equation 1 and section E.3).
+
+    Args:
+        scores: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None`` for the top of all candidates.
+        slate_size: Number of candidates to show.
+
+    Returns:
+        ``(batch, slate_size)`` indices, best first; of equal scores the lower index comes first.
+
+    Raises:
+        ValueError: If there is no legal slate; see :func:`check_slate_problem`.
+    """
+    check_slate_problem(scores, categories, slate_size)
+    return _top(scores, categories, slate_size)
+
+
+def _top(scores: FloatArray, categories: IntArray | None, slate_size: int) -> IntArray:
+    order = np.argsort(-scores, axis=1, kind="stable")
+    if categories is None:
+        return order[:, :slate_size].astype(np.int64)
+    ranked = np.take_along_axis(categories, order, axis=1)
+    # A candidate is the best of its category when no better-ranked one shares the label.
+    same_as_earlier = np.tril(ranked[:, :, None] == ranked[:, None, :], k=-1).any(axis=2)
+    first = np.argsort(same_as_earlier, axis=1, kind="stable")[:, :slate_size]
+    return np.take_along_axis(order, first, axis=1).astype(np.int64)
+
+
+def sampled_slate(
+    scores: FloatArray, categories: IntArray | None, slate_size: int, *, temperature: float, gumbel_noise: FloatArray
+) -> IntArray:
+    """Draw a slate one candidate after the other with probability proportional to ``exp(score / temperature)``.
+
+    A drawn candidate, and with ``categories`` all others of its category, cannot be drawn again (appendix G's
+    "sampling policy based on a value function"). Adding Gumbel noise and taking the top is that draw.
+
+    Args:
+        scores: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+        temperature: Softness, above 0; the greedy slate as it tends to 0.
+        gumbel_noise: ``(batch, n_candidates)`` standard Gumbel draws.
+
+    Returns:
+        ``(batch, slate_size)`` indices in the order of drawing.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive or there is no legal slate.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; for the best slate use top_slate")
+    return top_slate(scores / temperature + gumbel_noise, categories, slate_size)
+
+
+def choice_weighted_value(slates: IntArray, item_values: FloatArray, choice_logits: FloatArray) -> FloatArray:
+    """SlateQ's slate value: the item values, weighted by the probability that the user chooses each item.
+
+    ``Q(h, P) = sum_i P(i | h, P) q(h, i)`` with ``P(i | h, P) = softmax of the choice logits over the slate``.
+
+    Args:
+        slates: ``(batch, slate_size)`` indices of candidates.
+        item_values: ``(batch, n_candidates)`` value of each candidate, given that it is chosen.
+        choice_logits: ``(batch, n_candidates)`` choice scores.
+
+    Returns:
+        ``(batch,)`` values.
+    """
+    logits = np.take_along_axis(choice_logits, slates, axis=1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    values = np.take_along_axis(item_values, slates, axis=1)
+    return np.asarray((weights * values).sum(axis=1) / weights.sum(axis=1))
+
+
+def topk_choice_slate(
+    item_values: FloatArray, choice_logits: FloatArray, categories: IntArray | None, slate_size: int
+) -> IntArray:
+    """Choose the slate with the largest sum of ``P(i) q(i)``, where P is over all candidates (a heuristic).
+
+    Args:
+        item_values: ``(batch, n_candidates)``.
+        choice_logits: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+
+    Returns:
+        ``(batch, slate_size)`` indices, best first.
+
+    Raises:
+        ValueError: If there is no legal slate.
+    """
+    weights = _choice_weights(choice_logits)
+    return top_slate(weights * item_values, categories, slate_size)
+
+
+def coordinate_slate(
+    item_values: FloatArray,
+    choice_logits: FloatArray,
+    categories: IntArray | None,
+    slate_size: int,
+    *,
+    max_sweeps: int = 10,
+) -> IntArray:
+    """Improve :func:`topk_choice_slate` one position at a time until no single exchange helps.
+
+    Args:
+        item_values: ``(batch, n_candidates)``.
+        choice_logits: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+        max_sweeps: Most passes over the positions.
+
+    Returns:
+        ``(batch, slate_size)`` indices; their value is at least that of the starting slate.
+
+    Raises:
+        ValueError: If there is no legal slate.
+    """
+    slates = topk_choice_slate(item_values, choice_logits, categories, slate_size)
+    weights = _choice_weights(choice_logits)
+    labels = np.broadcast_to(np.arange(item_values.shape[1]), item_values.shape) if categories is None else categories
+    rows = np.arange(len(slates))
+    for _ in range(max_sweeps):
+        before = slates.copy()
+        for position in range(slate_size):
+            others = np.delete(slates, position, axis=1)
+            other_weights = np.take_along_axis(weights, others, axis=1)
+            other_values = np.take_along_axis(item_values, others, axis=1)
+            numerator = (other_weights * other_values).sum(axis=1, keepdims=True) + weights * item_values
+            value = numerator / (other_weights.sum(axis=1, keepdims=True) + weights)
+            taken = (labels[:, :, None] == np.take_along_axis(labels, others, axis=1)[:, None, :]).any(axis=2)
+            value = np.where(taken, -np.inf, value)
+            best = value.argmax(axis=1)
+            # Rounding may make an equal slate look better: exchange for a real gain only.
+            gain = value[rows, best] - value[rows, slates[:, position]]
+            slates[:, position] = np.where(gain > 1e-12, best, slates[:, position])
+        if np.array_equal(before, slates):
+            break
+    return slates
+
+
+def exact_choice_slate(
+    item_values: FloatArray, choice_logits: FloatArray, categories: IntArray | None, slate_size: int
+) -> IntArray:
+    """Find a slate with the largest choice-weighted value, without enumerating the slates.
+
+    The value is a ratio, ``sum w q / sum w`` with ``w = exp(logit) > 0``. Dinkelbach's method solves it exactly:
+    a slate is optimal for the value ``x`` it has if and only if no slate has ``sum w (q - x) > 0``, and the best
+    slate of that sum is a plain :func:`top_slate`. Each round strictly raises ``x``, so it ends.
+
+    Args:
+        item_values: ``(batch, n_candidates)``.
+        choice_logits: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+
+    Returns:
+        ``(batch, slate_size)`` indices of an optimal slate.
+
+    Raises:
+        ValueError: If there is no legal slate.
+    """
+    slates = topk_choice_slate(item_values, choice_logits, categories, slate_size)
+    weights = _choice_weights(choice_logits)
+    values = choice_weighted_value(slates, item_values, choice_logits)
+    improving = np.arange(len(slates))
+    while improving.size:
+        rows = improving
+        excess = weights[rows] * (item_values[rows] - values[rows, None])
+        proposal = _top(excess, None if categories is None else categories[rows], slate_size)
+        proposal_values = choice_weighted_value(proposal, item_values[rows], choice_logits[rows])
+        better = proposal_values > values[rows] + 1e-12
+        improving = rows[better]
+        slates[improving] = proposal[better]
+        values[improving] = proposal_values[better]
+    return slates
+
+
+def _choice_weights(choice_logits: FloatArray) -> FloatArray:
+    """Softmax weights over all candidates, ``(batch, n_candidates)``, kept above 0 so that ratios stay defined."""
+    logits = choice_logits - choice_logits.max(axis=1, keepdims=True)
+    return np.asarray(np.exp(np.maximum(logits, -500.0).astype(np.float64)))

@@ -1,0 +1,349 @@
+"""SlateQ: item values, weighted by a learned choice model (Ie et al., 2019); see docs/agents/slateq.md."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents import Log, Observations, check_observations
+from agents.belief import (
+    Belief,
+    BeliefKind,
+    MixtureConfig,
+    belief_tensors,
+    check_belief_settings,
+    learn_belief,
+    restore_belief,
+)
+from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
+from agents.diagnostics import context_effect
+from agents.history import Histories, LoggedHistories, StateEncoder, histories_from_observations
+from agents.losses import bootstrapped_target, choice_cross_entropy, slateq_slate_value, slateq_td_loss
+from agents.networks import PromptNetwork, update_target
+from agents.slate_selection import coordinate_slate, exact_choice_slate, topk_choice_slate
+from pasta_gym.trajectories import TrajectoryDataset
+from pasta_gym.types import FloatArray, IntArray, UInt64Array
+
+Optimiser = Literal["coordinate", "exact", "topk"]
+_OPTIMISERS = {"coordinate": coordinate_slate, "exact": exact_choice_slate, "topk": topk_choice_slate}
+
+
+@dataclass(frozen=True)
+class SlateQConfig:
+    """Settings of :class:`SlateQAgent`.
+
+    Attributes:
+        next_slate: Whose value the target takes after a turn: the ``logged`` next slate (values of the logging policy)
+            or the ``max``, the best slate of the next candidates (Q-learning).
+        optimiser: How the slate is found: ``exact`` (the best one), ``coordinate`` ascent, or ``topk`` by P times q.
+        belief: ``none``; ``fitted``, the agent's own mixture over logged choices; or ``privileged``, the posterior of
+            the user model in ``posterior_from``.
+        history: ``encoder`` reads all past turns; ``none`` only the initial and the current prompt.
+        posterior_from: Folder of the environment's user model, for a privileged belief.
+        one_per_category: Show at most one prompt of each category.
+        steps: Gradient steps.
+        batch_size: Turns in a step.
+        learning_rate: Adam's first step size, which falls to 0 along a cosine.
+        weight_decay: Decoupled.
+        gradient_norm: Largest norm of the gradient.
+        choice_weight: Weight of the choice head's cross-entropy beside the temporal difference.
+        target_rate: How far the target network moves at an update, in (0, 1].
+        target_period: Steps between updates.
+        width: Hidden width of the networks.
+        n_layers: Hidden layers; 0 makes values and choice scores linear.
+        n_encoder_outputs: Size of the encoder's context.
+        reward_scale: Rewards are multiplied by it; 0.1 takes a turn's reward to [0, 1].
+        log_every: Steps between metrics.
+        mixture: How a fitted belief is fitted.
+    """
+
+    next_slate: Literal["logged", "max"] = "logged"
+    optimiser: Optimiser = "exact"
+    belief: BeliefKind = "fitted"
+    history: Literal["none", "encoder"] = "encoder"
+    posterior_from: str = ""
+    one_per_category: bool = True
+    steps: int = 2000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    gradient_norm: float = 1.0
+    choice_weight: float = 0.1
+    target_rate: float = 0.01
+    target_period: int = 1
+    width: int = 128
+    n_layers: int = 2
+    n_encoder_outputs: int = 8
+    reward_scale: float = 0.1
+    log_every: int = 100
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work; a stored card gives ``mixture`` as plain values.
+
+        Raises:
+            ValueError: Naming the setting, its value and the range.
+        """
+        if isinstance(self.mixture, dict):
+            object.__setattr__(self, "mixture", MixtureConfig(**self.mixture))
+        for name, allowed in (
+            ("next_slate", ("logged", "max")),
+            ("optimiser", tuple(_OPTIMISERS)),
+            ("history", ("none", "encoder")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        check_belief_settings(self.belief, self.posterior_from)
+        if not 0 < self.target_rate <= 1:
+            raise ValueError(f"target_rate must lie in (0, 1], got {self.target_rate}; 1 copies the online network")
+        for name in ("steps", "batch_size", "target_period", "width", "n_encoder_outputs", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_layers < 0:
+            raise ValueError(f"n_layers must be at least 0, got {self.n_layers}; 0 makes values linear")
+        for name in ("learning_rate", "gradient_norm", "reward_scale", "choice_weight"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+class SlateQNetwork(nn.Module):
+    """The item value q(h, i) and the choice score g(h, i), on one encoding of the history."""
+
+    def __init__(
+        self, config: SlateQConfig, *, embedding_dim: int, horizon: int, n_components: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        n_encoder_outputs = config.n_encoder_outputs if config.history == "encoder" else 0
+        self.encoder = StateEncoder(
+            embedding_dim=embedding_dim,
+            horizon=horizon,
+            n_encoder_outputs=n_encoder_outputs,
+            width=config.width,
+            generator=generator,
+        )
+        state_dim, context_dim = self.encoder.state_dim, n_components + n_encoder_outputs
+        self.item_value = PromptNetwork(
+            state_dim, context_dim, embedding_dim, width=config.width, n_layers=config.n_layers, generator=generator
+        )
+        self.choice_score = PromptNetwork(
+            state_dim, context_dim, embedding_dim, width=config.width, n_layers=config.n_layers, generator=generator
+        )
+
+    def forward(self, histories: Histories, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Item values and choice logits of prompts ``(B, n, d)``: two of ``(B, n)``."""
+        state, context = self.encoder(histories)
+        standardised = self.encoder.prompts(prompts)
+        return self.item_value(state, context, standardised), self.choice_score(state, context, standardised)
+
+
+class SlateQAgent:
+    """Learns item values and a choice head, and shows the slate with the best choice-weighted value."""
+
+    def __init__(self, config: SlateQConfig | None = None, *, name: str = "slateq") -> None:
+        """Make an agent that is yet to be trained.
+
+        Args:
+            config: Settings; the defaults of :class:`SlateQConfig` if none are given.
+            name: Short name for tables and files.
+        """
+        self.name = name
+        self.config = config or SlateQConfig()
+        self.privileged = self.config.belief == "privileged"
+        self._network: SlateQNetwork | None = None
+        self._belief: Belief | None = None
+        self._sizes: dict[str, int] = {}
+
+    def train(self, dataset: TrajectoryDataset, *, seed: int, log: Log) -> None:
+        """Learn from logged conversations; earlier learning is forgotten.
+
+        Args:
+            dataset: Logged conversations.
+            seed: Fixes initial weights, batches and the belief's fit.
+            log: Called every ``log_every`` steps; docs/agents/slateq.md explains the metrics.
+
+        Raises:
+            ValueError: If the dataset is malformed.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(seed)
+        belief = learn_belief(dataset, config.belief, config.posterior_from, config.mixture, seed=seed, log=log)
+        logged = LoggedHistories(dataset, belief.of_dataset(dataset))
+        self._build(dataset.prompt_embeddings.shape[1], logged.horizon, belief, generator)
+        network = self._trained()
+        network.encoder.fit_statistics(logged)
+        target = copy.deepcopy(network).requires_grad_(False)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+        for step in range(1, config.steps + 1):
+            metrics = self._step(network, target, logged, optimiser, generator)
+            schedule.step()
+            if step % config.target_period == 0:
+                update_target(target, network, config.target_rate)
+            if step % config.log_every == 0 or step == config.steps:
+                log({"step": float(step), **{name: float(value) for name, value in metrics.items()}})
+        log(
+            {
+                "step": float(config.steps),
+                "context_effect": context_effect(lambda h, p: network(h, p)[0], logged),
+                "context_effect/choice": context_effect(lambda h, p: network(h, p)[1], logged),
+            }
+        )
+
+    def _step(
+        self,
+        network: SlateQNetwork,
+        target: SlateQNetwork,
+        logged: LoggedHistories,
+        optimiser: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """One gradient step on a batch of logged turns; returns its metrics."""
+        config = self.config
+        episodes, turns = logged.sample(config.batch_size, generator)
+        choices = logged.choices[episodes, turns]
+        targets = bootstrapped_target(
+            config.reward_scale * logged.rewards[episodes, turns],
+            self._next_values(network, target, logged, episodes, turns),
+            turns + 1 == logged.horizon,
+        )
+        item_values, logits = network(logged.histories(episodes, turns), logged.slate_prompts(episodes, turns))
+        td_loss = slateq_td_loss(item_values, choices, targets)
+        choice_loss = choice_cross_entropy(logits, choices)
+        optimiser.zero_grad()
+        (td_loss + config.choice_weight * choice_loss).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
+        optimiser.step()
+        return {
+            "loss/td": td_loss.detach(),
+            "loss/choice": choice_loss.detach(),
+            "choice/accuracy": (logits.detach().argmax(1) == choices).float().mean(),
+            "value/item": item_values.detach().mean(),
+            "value/slate": slateq_slate_value(item_values.detach(), logits.detach()).mean(),
+            "value/target": targets.mean(),
+            "gradient_norm": norm,
+        }
+
+    @torch.no_grad()
+    def _next_values(
+        self, network: SlateQNetwork, target: SlateQNetwork, logged: LoggedHistories, episodes: Tensor, turns: Tensor
+    ) -> Tensor:
+        """Target-network value ``(B,)`` of a slate at the *next* history; anything after the last turn."""
+        # The slate after the last turn does not exist: any turn stands in for it, the target leaves its value out.
+        next_turns = (turns + 1).clamp(max=logged.horizon - 1)
+        histories = logged.histories(episodes, turns + 1)
+        if self.config.next_slate == "logged":
+            prompts = logged.slate_prompts(episodes, next_turns)
+        else:
+            candidates = logged.candidate_prompts(episodes, next_turns)
+            item_values, _ = target(histories, candidates)
+            _, logits = network(histories, candidates)
+            categories = logged.categories[episodes, next_turns].numpy()
+            slates = torch.from_numpy(
+                self._best_slates(item_values.numpy(), logits.numpy(), categories, logged.slate_size)
+            )
+            prompts = candidates.gather(1, slates[:, :, None].expand(-1, -1, candidates.shape[2]))
+        item_values, _ = target(histories, prompts)
+        _, logits = network(histories, prompts)
+        return slateq_slate_value(item_values, logits)
+
+    def _best_slates(
+        self, item_values: FloatArray, choice_logits: FloatArray, categories: IntArray, slate_size: int
+    ) -> IntArray:
+        return _OPTIMISERS[self.config.optimiser](
+            item_values, choice_logits, categories if self.config.one_per_category else None, slate_size
+        )
+
+    def item_values_and_logits(self, observations: Observations) -> tuple[FloatArray, FloatArray]:
+        """Value every candidate, given that it is chosen, and score how likely it is to be chosen.
+
+        Args:
+            observations: The environment's observations with a leading batch axis B.
+
+        Returns:
+            Item values in units of return times ``reward_scale`` and choice logits, ``(B, n_candidates)`` float32.
+
+        Raises:
+            ValueError: If the agent is not trained or the observations are malformed.
+        """
+        network = self._trained()
+        check_observations(observations)
+        belief = self._belief
+        assert belief is not None
+        histories = histories_from_observations(observations, belief.of_observations(observations))
+        prompts = torch.from_numpy(np.asarray(observations["candidates"], dtype=np.float32))
+        with torch.no_grad():
+            item_values, logits = network(histories, prompts)
+        return item_values.numpy(), logits.numpy()
+
+    def act(self, observations: Observations, seeds: UInt64Array) -> IntArray:
+        """Choose a slate for each conversation.
+
+        Args:
+            observations: The environment's observations with a leading batch axis B.
+            seeds: ``(B,)`` key of each decision; not read, the choice is deterministic.
+
+        Returns:
+            ``(B, slate_size)`` int64 indices into the candidates.
+
+        Raises:
+            ValueError: If the agent is not trained, the observations are malformed or no slate is legal.
+        """
+        item_values, logits = self.item_values_and_logits(observations)
+        _, slate_size = check_observations(observations)
+        return self._best_slates(item_values, logits, np.asarray(observations["categories"]), slate_size)
+
+    def save(self, folder: Path) -> None:
+        """Write ``agent.safetensors`` and ``agent.json`` into ``folder``.
+
+        Raises:
+            ValueError: If the agent is not trained.
+        """
+        network, belief = self._trained(), self._belief
+        assert belief is not None
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()} | belief_tensors(belief)
+        write_checkpoint(folder, kind="slateq", name=self.name, config=self.config, sizes=self._sizes, tensors=tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read an agent that :meth:`save` wrote.
+
+        Args:
+            folder: Its folder.
+
+        Returns:
+            An agent that chooses the same slates.
+
+        Raises:
+            ValueError: If a file is missing, broken or of another kind, naming it.
+        """
+        stored = read_checkpoint(folder, kind="slateq")
+        agent = cls(config_from_card(SlateQConfig, stored.config, folder), name=stored.name)
+        tensors = dict(stored.tensors)
+        belief = restore_belief(agent.config.belief, agent.config.posterior_from, tensors, folder)
+        agent._build(stored.size("embedding_dim"), stored.size("horizon"), belief, torch.Generator())
+        load_weights(agent._trained(), tensors, folder)
+        return agent
+
+    def _build(self, embedding_dim: int, horizon: int, belief: Belief, generator: torch.Generator) -> None:
+        self._belief = belief
+        self._sizes = {"embedding_dim": embedding_dim, "horizon": horizon}
+        self._network = SlateQNetwork(
+            self.config,
+            embedding_dim=embedding_dim,
+            horizon=horizon,
+            n_components=belief.n_components,
+            generator=generator,
+        )
+
+    def _trained(self) -> SlateQNetwork:
+        if self._network is None:
+            raise ValueError(
+                f"agent {self.name!r} is not trained; call train(dataset, ...) or {type(self).__name__}.load"
+            )
+        return self._network
