@@ -44,7 +44,7 @@ def with_python(page):
     return bool(fences(page, "python")) and name(page) not in NOT_RUN
 
 
-@pytest.mark.parametrize("page", filter(with_python, PAGES), ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if with_python(page)], ids=name)
 def test_the_code_on_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
