@@ -44,6 +44,9 @@ class EMConfig:
         rating_weight: kappa_1.
         comparison_temperature: First value of tau_s.
         noise: Size of the heads' first last-layer weights.
+        heat: The evidence is divided by this at first, falling linearly to 1: early scores say little, and raters
+            that are sorted by them for good never move again.
+        heat_steps: Steps until the evidence counts in full.
         seed: Seed of weights and batches.
     """
 
@@ -61,7 +64,9 @@ class EMConfig:
     rating_deviation: float = 0.2
     rating_weight: float = 1.0
     comparison_temperature: float = 8.0
-    noise: float = 1.0
+    noise: float = 0.3
+    heat: float = 20.0
+    heat_steps: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -331,13 +336,18 @@ class EM:
         period = config.restart_period or config.steps
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(self._optimiser, T_0=period)
 
+    def heat(self) -> float:
+        """What the evidence is divided by at this step: from ``heat`` down to 1."""
+        left = max(0.0, 1.0 - self.taken / self.config.heat_steps)
+        return 1.0 + (self.config.heat - 1.0) * left
+
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
         config = self.config
         batch = self.batches.draw()
         with torch.no_grad():
             evidence = rater_log_likelihoods(self.target, batch, config.rating_deviation)
-            posterior = log_posterior(self.prior.log(), evidence).exp()
+            posterior = log_posterior(self.prior.log(), evidence / self.heat()).exp()
         pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
         loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
         self._optimiser.zero_grad(set_to_none=True)
