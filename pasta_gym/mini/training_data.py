@@ -48,20 +48,19 @@ def painted_set(n: int, seed: int) -> PaintedSet:
     Returns:
         The set; the images are memory-mapped.
     """
-    source = pathlib.Path(painter.__file__).read_bytes() + pathlib.Path(grammar.__file__).read_bytes()
-    folder = cache_directory() / f"painted-{n}-{seed}-{zlib.crc32(source):08x}"
-    if not (folder / "images.npy").exists():
+    rng = np.random.default_rng(seed)
+    said = grammar.sample_values(n, rng)
+    shown = grammar.fill_unset(said, rng)
+    digest = zlib.crc32(pathlib.Path(painter.__file__).read_bytes(), zlib.crc32(said.tobytes() + shown.tobytes()))
+    folder = cache_directory() / f"painted-{n}-{seed}-{digest:08x}"
+    path = folder / "images.npy"
+    if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(seed)
-        said = grammar.sample_values(n, rng)
-        shown = grammar.fill_unset(said, rng)
         images = np.stack([painter.paint(v, rng) for v in tqdm(shown, desc=f"painting {n}", mininterval=5)])
-        np.savez(folder / "captions.npz", said=said, shown=shown)
         partial = folder / f"images.{os.getpid()}.npy"
         np.save(partial, images)
-        partial.replace(folder / "images.npy")
-    captions = np.load(folder / "captions.npz")
-    return PaintedSet(captions["said"], captions["shown"], np.load(folder / "images.npy", mmap_mode="r"))
+        partial.replace(path)
+    return PaintedSet(said, shown, np.load(path, mmap_mode="r"))
 
 
 def to_unit(images: NDArray[np.uint8]) -> NDArray[np.float32]:

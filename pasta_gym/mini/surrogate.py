@@ -1,0 +1,100 @@
+"""The surrogate of the mini SDXL: image embeddings drawn from a prompt's embedding, without painting.
+
+A network maps the mini CLIP embedding of a prompt to a Gaussian over image embeddings: a mean, a diagonal and
+a low-rank factor, because the pictures of one prompt differ along few directions (what it leaves unsaid).
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pasta_gym.mini import weights
+from pasta_gym.mini.clip import EMBEDDING_DIM
+
+FloatArray = NDArray[np.float32]
+RANK = 8
+HIDDEN = 256
+_MIN_DEVIATION = 0.02
+
+
+class SurrogateNetwork(nn.Module):
+    """Prompt embedding to the parameters of a Gaussian over image embeddings, in standardised units.
+
+    Args:
+        dim: Width of the embeddings.
+        hidden: Width of the two hidden layers.
+        rank: Columns of the low-rank factor.
+    """
+
+    def __init__(self, dim: int = EMBEDDING_DIM, hidden: int = HIDDEN, rank: int = RANK) -> None:
+        super().__init__()
+        self.dim, self.rank = dim, rank
+        self.trunk = nn.Sequential(
+            nn.Linear(dim, hidden), nn.SiLU(), nn.Dropout(0.05), nn.Linear(hidden, hidden), nn.SiLU(), nn.Dropout(0.05)
+        )
+        self.mean = nn.Linear(hidden, dim)
+        self.deviation = nn.Linear(hidden, dim)
+        self.factor = nn.Linear(hidden, dim * rank)
+        for name in ("prompt", "image"):
+            self.register_buffer(f"{name}_mean", torch.zeros(dim))
+            self.register_buffer(f"{name}_scale", torch.ones(dim))
+
+    def forward(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Map prompt embeddings ``(n, d)`` to mean ``(n, d)``, deviations ``(n, d)`` and factor ``(n, d, r)``."""
+        x = self.trunk((prompts - self.prompt_mean) / self.prompt_scale)
+        deviation = nn.functional.softplus(self.deviation(x)) + _MIN_DEVIATION
+        return self.mean(x), deviation, self.factor(x).unflatten(-1, (self.dim, self.rank)) * 0.3
+
+
+def negative_log_likelihood(
+    x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
+    """Mean negative log density per dimension of ``x (n, m, d)`` under ``(n, ...)`` low-rank Gaussians."""
+    gaussian = torch.distributions.LowRankMultivariateNormal(mean[:, None], factor[:, None], deviation.square()[:, None])
+    return -gaussian.log_prob(x).mean() / x.shape[-1]
+
+
+class Surrogate:
+    """Means and spreads of image embeddings for prompts; whoever draws brings the noise.
+
+    Args:
+        network: The fitted network, put in evaluation mode.
+    """
+
+    def __init__(self, network: SurrogateNetwork) -> None:
+        self.network = network.eval()
+        self.embedding_dim = network.dim
+        self.rank = network.rank
+
+    def mean_and_spread(self, prompt_embeddings: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return mean ``(n, d)``, deviations ``(n, d)`` and factor ``(n, d, r)`` in embedding units.
+
+        An image is ``mean + deviations * e + factor @ z`` with standard normal ``e (d,)`` and ``z (r,)``.
+        """
+        with torch.inference_mode():
+            mean, deviation, factor = self.network(torch.from_numpy(np.ascontiguousarray(prompt_embeddings)))
+            scale = self.network.image_scale
+            return (
+                (mean * scale + self.network.image_mean).numpy(),
+                (deviation * scale).numpy(),
+                (factor * scale[:, None]).numpy(),
+            )
+
+
+@functools.cache
+def load_surrogate(folder: pathlib.Path | None = None) -> Surrogate:
+    """Load the shipped surrogate, or one from ``folder`` (``surrogate.safetensors``).
+
+    Raises:
+        ValueError: If the weights are missing, broken, or were fitted to another CLIP than the one beside them.
+    """
+    folder = folder or weights.weights_directory() / "surrogate"
+    network = SurrogateNetwork()
+    weights.load_weights(network, folder / "surrogate.safetensors")
+    return Surrogate(network)
