@@ -113,7 +113,8 @@ def _normal_quantiles() -> NDArray[np.float32]:
     normal = NormalDist()
     upper = np.array([normal.inv_cdf((i + 0.5) / n) for i in range(n // 2, n)])
     table = np.concatenate([-upper[::-1], upper])
-    return (table / table.std()).astype(np.float32)
+    scaled: NDArray[np.float32] = (table / table.std()).astype(np.float32)
+    return scaled
 
 
 def normals(keys: UInt64Array, n: int) -> NDArray[np.float32]:
