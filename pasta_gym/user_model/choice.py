@@ -91,10 +91,10 @@ def fit_choice_model(
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
         value = loss()
-        value.backward()
+        torch.autograd.backward(value)
         return value
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         final = -float(loss())
         sharpness = float(log_beta.clamp(max=ceiling).exp()) if aggregator == "softmax" else 0.0

@@ -80,7 +80,8 @@ class PreferenceData:
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-        return np.flatnonzero(self.rater_splits == SPLITS.index(split)).astype(np.int64)
+        raters: IntArray = np.flatnonzero(self.rater_splits == SPLITS.index(split)).astype(np.int64)
+        return raters
 
     def all_pairs(self) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
         """Join pairs and rankings: neighbours in a ranking are pairs too, as HPS is used in training.
@@ -153,7 +154,8 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     n_sessions = len(prompts)
 
     def flat(session: NDArray[np.generic], image: NDArray[np.generic]) -> IntArray:
-        return session.astype(np.int64) * n_images + image.astype(np.int64)
+        rows: IntArray = session.astype(np.int64) * n_images + image.astype(np.int64)
+        return rows
 
     splits = np.full(len(raters["rater"]), -1, dtype=np.int64)
     splits[raters["rater"].astype(np.int64)] = [SPLITS.index(str(s)) for s in raters["split"]]
@@ -209,5 +211,7 @@ def read_pool_embeddings(folder: pathlib.Path) -> tuple[FloatArray, FloatArray]:
                 prompts.append(shard["prompt_embeddings"].astype(np.float32))
                 images.append(shard["image_embeddings"])
         except (OSError, KeyError, ValueError, EOFError) as error:
-            raise ValueError(f"cannot read {path} ({error}); delete it and paint again, which redoes it alone") from error
+            raise ValueError(
+                f"cannot read {path} ({error}); delete it and paint again, which redoes it alone"
+            ) from error
     return np.concatenate(prompts), np.concatenate(images)

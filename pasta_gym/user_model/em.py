@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from pasta_gym.user_model.data import PreferenceData
@@ -180,7 +180,9 @@ def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation
 def _rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of the chosen raters in a table sorted by rater, and which chosen rater each row belongs to."""
     owner = torch.repeat_interleave(torch.arange(len(raters)), counts[raters])
-    within = torch.arange(len(owner)) - torch.repeat_interleave(counts[raters].cumsum(0) - counts[raters], counts[raters])
+    within = torch.arange(len(owner)) - torch.repeat_interleave(
+        counts[raters].cumsum(0) - counts[raters], counts[raters]
+    )
     return starts[raters][owner] + within, owner
 
 
@@ -233,7 +235,7 @@ class Batches:
 
     def all(self, size: int = 64) -> list[Labels]:
         """List the labels of all raters in order, ``size`` raters at a time."""
-        return [self.of(chunk) for chunk in torch.arange(self._labels.n_raters).split(size)]
+        return [self.of(chunk) for chunk in torch.split(torch.arange(self._labels.n_raters), size)]
 
 
 def label_log_likelihoods(
@@ -351,7 +353,7 @@ class EM:
         pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
         loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self._optimiser.step()
         self._schedule.step()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional as F
 
 
 def _initial_linear(rows: int, columns: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:

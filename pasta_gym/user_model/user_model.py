@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.choice import choice_logits, log_choice_probabilities
@@ -66,7 +66,7 @@ class UserModel:
         prior = np.asarray(prior, dtype=np.float64)
         if prior.shape != (model.n_types,) or (prior < 0).any() or abs(prior.sum() - 1) > 1e-4:
             raise ValueError(
-                f"prior must be {model.n_types} shares that sum to 1, got shape {prior.shape} with sum {prior.sum():.4g}"
+                f"prior must be {model.n_types} shares that sum to 1, got shape {prior.shape}, sum {prior.sum():.4g}"
             )
         check_aggregator(aggregator)
         if aggregator not in choice:
@@ -94,7 +94,7 @@ class UserModel:
 
     @property
     def sharpness(self) -> float:
-        """beta of the softmax aggregator."""
+        """Sharpness beta of the softmax aggregator."""
         return self._choice[self.aggregator].sharpness
 
     @property
@@ -282,7 +282,8 @@ class UserModel:
         if found != metadata["sha256"]:
             raise ValueError(
                 f"{weights} is not the file that {METADATA} describes (sha256 {found[:12]}, expected "
-                f"{str(metadata['sha256'])[:12]}): it is truncated or from another fit; copy both files again, or {_MEND}"
+                f"{str(metadata['sha256'])[:12]}): it is truncated or from another fit; "
+                f"copy both files again, or {_MEND}"
             )
         try:
             tensors = load_file(weights)
@@ -291,9 +292,7 @@ class UserModel:
         return cls._assemble(tensors, metadata, weights)
 
     @classmethod
-    def _assemble(
-        cls, tensors: dict[str, torch.Tensor], metadata: dict[str, Any], weights: pathlib.Path
-    ) -> UserModel:
+    def _assemble(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, Any], weights: pathlib.Path) -> UserModel:
         """Build the model from tensors by name, which must be exactly the expected ones."""
         k, d = int(metadata["n_types"]), int(metadata["embedding_dim"])
         model = ScoreModel(
@@ -302,13 +301,16 @@ class UserModel:
         shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()} | {"prior": (k,)}
         choice_names = [name for name in AGGREGATORS if f"choice.{name}" in tensors]
         shapes |= {f"choice.{name}": (2,) for name in choice_names}
+        found = {name: tuple(t.shape) for name, t in tensors.items()}
         wrong = sorted(
-            f"{name} is {tuple(tensors[name].shape) if name in tensors else 'missing'}, expected {shapes.get(name, 'none')}"
-            for name in shapes.keys() | tensors.keys()
-            if name not in tensors or tuple(tensors[name].shape) != shapes.get(name)
+            f"{name} is {found.get(name, 'missing')}, expected {shapes.get(name, 'none')}"
+            for name in shapes.keys() | found.keys()
+            if found.get(name) != shapes.get(name)
         )
         if wrong:
-            raise ValueError(f"{weights} does not hold a user model of {k} types and dimension {d}: {wrong[0]}; {_MEND}")
+            raise ValueError(
+                f"{weights} does not hold a user model of {k} types and dimension {d}: {wrong[0]}; {_MEND}"
+            )
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
         choice = {name: ChoiceNumbers(*tensors[f"choice.{name}"].tolist()) for name in choice_names}
         return cls(model, tensors["prior"].numpy(), choice, str(metadata["aggregator"]), metadata)
