@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 from tqdm.auto import tqdm
 
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
+from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
 IntArray = NDArray[np.int64]
 
@@ -44,9 +45,8 @@ class EMConfig:
         rating_weight: kappa_1.
         comparison_temperature: First value of tau_s.
         noise: Size of the heads' first last-layer weights.
-        heat: The evidence is divided by this at first, falling linearly to 1: early scores say little, and raters
-            that are sorted by them for good never move again.
-        heat_steps: Steps until the evidence counts in full.
+        sorting: How raters are sorted by linear tastes before each start; None leaves the start to the noise.
+        sorted_steps: Steps that take the posterior from the sorting, until the heads have learned the types.
         seed: Seed of weights and batches.
     """
 
@@ -65,8 +65,8 @@ class EMConfig:
     rating_weight: float = 1.0
     comparison_temperature: float = 8.0
     noise: float = 0.3
-    heat: float = 20.0
-    heat_steps: int = 200
+    sorting: SortingConfig | None = SortingConfig()
+    sorted_steps: int = 150
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +97,7 @@ class Labels:
         rating_images: ``(m,)``.
         ratings: ``(m,)`` in [0, 1].
         n_raters: Number of raters.
+        raters: ``(n_raters,)`` who they are in the labels a batch was drawn from.
     """
 
     prompt_embeddings: torch.Tensor
@@ -110,6 +111,7 @@ class Labels:
     rating_images: torch.Tensor
     ratings: torch.Tensor
     n_raters: int
+    raters: torch.Tensor
 
 
 def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
@@ -141,6 +143,7 @@ def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
         rating_images=torch.from_numpy(data.rating_images[rating_rows]),
         ratings=torch.from_numpy(data.ratings[rating_rows].astype(np.float32)),
         n_raters=len(raters),
+        raters=torch.arange(len(raters)),
     )
 
 
@@ -160,7 +163,7 @@ def pair_log_likelihood(
     """
     logits = temperature * (first - second)
     y = labels[:, None]
-    return y * F.logsigmoid(logits) + (1.0 - y) * F.logsigmoid(-logits)
+    return y * nn.functional.logsigmoid(logits) + (1.0 - y) * nn.functional.logsigmoid(-logits)
 
 
 def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation: float) -> torch.Tensor:
@@ -222,6 +225,7 @@ class Batches:
             every.rating_images[rated],
             every.ratings[rated],
             len(raters),
+            raters,
         )
 
     def draw(self) -> Labels:
@@ -332,24 +336,25 @@ class EM:
         self.prior = torch.full((config.n_types,), 1.0 / config.n_types)
         self.batches = Batches(labels, config.batch_labels, generator)
         self.taken = 0
+        self.sorted: torch.Tensor | None = None
+        if config.sorting is not None and config.n_types > 1:
+            self.sorted = sort_raters(labels, config.n_types, generator, config.sorting)
         self._optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         period = config.restart_period or config.steps
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(self._optimiser, T_0=period)
 
-    def heat(self) -> float:
-        """What the evidence is divided by at this step: from ``heat`` down to 1."""
-        left = max(0.0, 1.0 - self.taken / self.config.heat_steps)
-        return 1.0 + (self.config.heat - 1.0) * left
-
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
         config = self.config
         batch = self.batches.draw()
         with torch.no_grad():
-            evidence = rater_log_likelihoods(self.target, batch, config.rating_deviation)
-            posterior = log_posterior(self.prior.log(), evidence / self.heat()).exp()
+            if self.sorted is not None and self.taken < config.sorted_steps:
+                posterior = self.sorted[batch.raters]
+            else:
+                evidence = rater_log_likelihoods(self.target, batch, config.rating_deviation)
+                posterior = log_posterior(self.prior.log(), evidence).exp()
         pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
         loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
         self._optimiser.zero_grad(set_to_none=True)

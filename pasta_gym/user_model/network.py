@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 
@@ -47,19 +46,21 @@ class ResidualHeads(nn.Module):
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Shared layers: scaled embeddings ``(n, d)`` to ``(n, 4d)``."""
-        x = F.relu(F.linear(x, self.weight1, self.bias1))
-        return F.relu(F.linear(x, self.weight2, self.bias2))
+        x = nn.functional.relu(nn.functional.linear(x, self.weight1, self.bias1))
+        return nn.functional.relu(nn.functional.linear(x, self.weight2, self.bias2))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Map embeddings ``(n, d)`` to every type's unit vectors ``(n, K, d)`` in one batched product."""
         k, d, _ = self.weight3.shape
         x = embeddings / self.scale
-        residual = F.linear(self.hidden(x), self.weight3.reshape(k * d, -1), self.bias3.reshape(-1))
-        return F.normalize(x[:, None, :] + residual.view(-1, k, d), dim=-1)
+        residual = nn.functional.linear(self.hidden(x), self.weight3.reshape(k * d, -1), self.bias3.reshape(-1))
+        return nn.functional.normalize(x[:, None, :] + residual.view(-1, k, d), dim=-1)
 
     def of_type(self, x: torch.Tensor, hidden: torch.Tensor, user_type: int) -> torch.Tensor:
         """Map scaled embeddings ``(n, d)`` and ``hidden(x)`` to one type's unit vectors ``(n, d)``."""
-        return F.normalize(x + F.linear(hidden, self.weight3[user_type], self.bias3[user_type]), dim=-1)
+        return nn.functional.normalize(
+            x + nn.functional.linear(hidden, self.weight3[user_type], self.bias3[user_type]), dim=-1
+        )
 
 
 class ScoreModel(nn.Module):

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.choice import choice_logits, log_choice_probabilities
@@ -161,7 +161,7 @@ class UserModel:
             if count:
                 rows = slice(first * per_user, (first + count) * per_user)
                 # The cosine is taken of the unnormalised sum, which saves a pass over the largest array.
-                sums = x[rows] + F.linear(hidden[rows], heads.weight3[user_type], heads.bias3[user_type])
+                sums = x[rows] + nn.functional.linear(hidden[rows], heads.weight3[user_type], heads.bias3[user_type])
                 sums = sums.view(count, per_user, d)
                 products = torch.bmm(sums, text[first : first + count, :, None])[..., 0]
                 norms = torch.linalg.vector_norm(sums, dim=-1).clamp(min=1e-12)
