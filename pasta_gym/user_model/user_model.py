@@ -88,6 +88,11 @@ class UserModel:
         return self._model.embedding_dim
 
     @property
+    def score_model(self) -> ScoreModel:
+        """The frozen score model, for evaluation in torch."""
+        return self._model
+
+    @property
     def temperature(self) -> float:
         """tau, the factor on utilities in choices, for the aggregator in use."""
         return self._choice[self.aggregator].temperature

@@ -1,0 +1,143 @@
+"""Fits a user model on preference data and writes it to a folder.
+
+EM on pairs, rankings and ratings gives the scores and the prior; sessions then give the choice temperature and
+the aggregator's sharpness (section 5.3, D.1 to D.3).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from pasta_gym.types import IntArray
+from pasta_gym.user_model.choice import ChoiceConfig, fit_choice_model
+from pasta_gym.user_model.data import PreferenceData, load_preferences
+from pasta_gym.user_model.em import EMConfig, fit_score_model, labels_of
+from pasta_gym.user_model.network import ScoreModel, score
+from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
+from pasta_gym.user_model.utility import AGGREGATORS
+
+ONE_TYPE = "one_type"
+
+
+@torch.inference_mode()
+def session_scores(
+    model: ScoreModel, data: PreferenceData, sessions: IntArray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Score the slates of some sessions by every type.
+
+    Args:
+        model: The score model.
+        data: All data.
+        sessions: ``(s,)`` rows of the sessions.
+
+    Returns:
+        Scores ``(n, K, L, M)`` of the turns that have a choice, the choices ``(n,)``, and each turn's row in
+        ``sessions``, ``(n,)``.
+    """
+    images = data.session_images[sessions]
+    s, h, n_columns, m = images.shape
+    text = model.text_heads(
+        torch.from_numpy(np.asarray(data.prompt_embeddings[data.session_prompts[sessions]])).float()
+    )
+    embeddings = torch.from_numpy(np.asarray(data.image_embeddings[images.reshape(-1)]))
+    parts = []
+    for chunk, row_text in zip(
+        torch.split(embeddings.view(s, h * n_columns * m, -1), 32), torch.split(text, 32), strict=True
+    ):
+        unit = model.image_heads(chunk.float().flatten(0, 1)).view(len(chunk), h, n_columns, m, model.n_types, -1)
+        parts.append(score(row_text[:, None, None, None], unit))
+    scores = torch.cat(parts).permute(0, 1, 4, 2, 3)
+    choices = torch.from_numpy(data.session_choices[sessions])
+    rows, turns = torch.nonzero(choices >= 0, as_tuple=True)
+    return scores[rows, turns].contiguous(), choices[rows, turns], rows
+
+
+def fit_user_model(
+    data: PreferenceData,
+    config: EMConfig | None = None,
+    choice_config: ChoiceConfig | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    *,
+    progress: bool = False,
+) -> UserModel:
+    """Fit scores and prior on the training raters' labels, then the choice model on their sessions.
+
+    Args:
+        data: All labels; only the train split is used.
+        config: How EM runs.
+        choice_config: How the choice model is fitted.
+        log: Called with figures now and then.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The user model with the softmax aggregator; its metadata holds the configuration and the training figures.
+
+    Raises:
+        ValueError: If the train split has no labels or no sessions.
+    """
+    config = config or EMConfig()
+    raters = data.raters_of("train")
+    fitted = fit_score_model(labels_of(data, raters), config, log, progress=progress)
+    position = np.full(data.n_raters, -1, dtype=np.int64)
+    position[raters] = np.arange(len(raters))
+    sessions = np.flatnonzero(position[data.session_raters] >= 0).astype(np.int64)
+    if not len(sessions):
+        raise ValueError("the train split holds no sessions, so the choice temperature cannot be fitted; add some")
+    scores, choices, rows = session_scores(fitted.model, data, sessions)
+    who = torch.from_numpy(position[data.session_raters[sessions]])[rows]
+    posterior = fitted.posterior[who]
+    fits = {name: fit_choice_model(scores, choices, posterior, name, choice_config) for name in AGGREGATORS}
+    # A share of zero would make a type impossible, whatever is seen.
+    prior = fitted.prior.clamp(min=1e-4).double()
+    return UserModel(
+        fitted.model,
+        (prior / prior.sum()).numpy(),
+        {name: ChoiceNumbers(f.temperature, f.sharpness) for name, f in fits.items()},
+        "softmax",
+        {
+            "config": dataclasses.asdict(config),
+            "training": {
+                "raters": len(raters),
+                "log_likelihood_per_rater": fitted.log_likelihood,
+                "starts": [{"log_likelihood": a, "comparison_temperature": b} for a, b in fitted.trials],
+                "choice": {name: dataclasses.asdict(f) for name, f in fits.items()},
+            },
+        },
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: fit K types, and one type for comparison, and save both."""
+    parser = argparse.ArgumentParser(prog="python -m pasta_gym.user_model.fit", description=__doc__)
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="a world's labels")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the user model")
+    parser.add_argument("--types", type=int, default=EMConfig.n_types, help="K")
+    parser.add_argument("--steps", type=int, default=EMConfig.steps, help="gradient steps")
+    parser.add_argument("--seed", type=int, default=EMConfig.seed)
+    options = parser.parse_args(arguments)
+    data = load_preferences(options.data)
+    source = json.loads((options.data / "metadata.json").read_text())
+    for folder, types in ((options.out, options.types), (options.out / ONE_TYPE, 1)):
+        began = time.monotonic()
+        default = EMConfig(n_types=types, steps=max(options.steps, EMConfig.trial_steps), seed=options.seed)
+        model = fit_user_model(data, default, progress=True)
+        model.metadata["data"] = {"world_seed": source.get("world_seed"), "counts": source.get("counts")}
+        model.metadata["seconds"] = round(time.monotonic() - began, 1)
+        model.save(folder)
+        training = model.metadata["training"]
+        print(  # noqa: T201
+            f"{folder}: K = {types}, log-likelihood a rater {training['log_likelihood_per_rater']:.3f}, "
+            f"prior {np.round(np.sort(model.prior)[::-1], 3).tolist()}, {model.metadata['seconds']} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
