@@ -41,12 +41,13 @@ class EnvironmentConfig:
     horizon: int = 5
     aggregator: str | None = None
 
-    def make(self, n_envs: int, *, reveal: bool = False) -> Any:
+    def make(self, n_envs: int, *, reveal: bool = False, render_mode: str | None = None) -> Any:
         """Make the vector environment.
 
         Args:
             n_envs: Conversations side by side.
             reveal: Put the hidden state into ``info``, for evaluation.
+            render_mode: None or ``"rgb_array"``.
 
         Returns:
             The unwrapped vector environment.
@@ -56,6 +57,8 @@ class EnvironmentConfig:
         import pasta_gym  # noqa: F401  registers the ids
 
         arguments = {name: value for name, value in asdict(self).items() if name != "id" and value is not None}
+        if render_mode is not None:
+            arguments["render_mode"] = render_mode
         envs = gymnasium.make_vec(
             self.id, num_envs=n_envs, vectorization_mode="vector_entry_point", reveal=reveal, **arguments
         )

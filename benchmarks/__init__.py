@@ -1,0 +1,1 @@
+"""From configurations to claims: collect, train, evaluate, compare."""

@@ -1,0 +1,140 @@
+"""Play held-out conversations with an agent and write down what its user got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents import Agent
+from pasta_gym import seeding
+from pasta_gym.trajectories.environment import SEED_STRIDE, first_environment_seed
+from pasta_gym.types import FloatArray, IntArray, UInt64Array
+
+REWARD_SCALE = 10.0
+"""Rewards are utilities times this (table F.1 of the paper)."""
+_DECISION = 0xDEC151  # salt of the agents' own keys
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which conversations an agent is measured on.
+
+    Attributes:
+        n_episodes: Conversations.
+        seed: Numbers a stream of conversations. Every agent meets the same ones in the same order.
+        split: Initial prompts; agents train on ``"train"``.
+        batch_size: Conversations side by side. It changes no number.
+    """
+
+    n_episodes: int = 1000
+    seed: int = 0
+    split: str = "test"
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_episodes <= SEED_STRIDE:
+            raise ValueError(f"n_episodes must be in 1..{SEED_STRIDE}, got {self.n_episodes}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class EpisodeScores:
+    """What users got in ``n`` conversations.
+
+    Attributes:
+        episodes: ``(n,)`` numbers of the conversations; equal numbers meet equal luck under any agent.
+        prompts: The initial prompts.
+        user_types: ``(n,)``.
+        returns: ``(n,)`` sum of rewards.
+        chosen_utilities: ``(n, H)`` utility in [0, 1] of the column chosen at each turn.
+    """
+
+    episodes: IntArray
+    prompts: list[str]
+    user_types: IntArray
+    returns: FloatArray
+    chosen_utilities: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+
+def evaluate(
+    agent: Agent,
+    envs: Any,
+    config: EvaluationConfig,
+    *,
+    agent_seed: int,
+    first_episode: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> EpisodeScores:
+    """Play ``config.n_episodes`` conversations from ``first_episode`` on.
+
+    Args:
+        agent: Acts on observations alone. A privileged one also reads ``user_type`` and ``prompt_ids``.
+        envs: Vector environment made with ``reveal=True``.
+        config: How many and which.
+        agent_seed: Fixes what a random agent draws.
+        first_episode: Number of the first conversation.
+        progress: Called after each batch with the conversations done and in all.
+
+    Returns:
+        One row a conversation. Episode ``e`` has the same user, prompt and luck for every agent and batch size.
+    """
+    begin = first_environment_seed(config.seed, stream=1) + first_episode
+    parts: list[EpisodeScores] = []
+    for first in range(0, config.n_episodes, envs.num_envs):
+        n_wanted = min(envs.num_envs, config.n_episodes - first)
+        parts.append(_play(agent, envs, begin + first, first_episode + first, n_wanted, agent_seed))
+        if progress is not None:
+            progress(first + n_wanted, config.n_episodes)
+    return concatenate(parts)
+
+
+def concatenate(parts: list[EpisodeScores]) -> EpisodeScores:
+    """Join batches of conversations in their order."""
+    return EpisodeScores(
+        episodes=np.concatenate([p.episodes for p in parts]),
+        prompts=[prompt for p in parts for prompt in p.prompts],
+        user_types=np.concatenate([p.user_types for p in parts]),
+        returns=np.concatenate([p.returns for p in parts]),
+        chosen_utilities=np.concatenate([p.chosen_utilities for p in parts]),
+    )
+
+
+def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, agent_seed: int) -> EpisodeScores:
+    seeds = env_seed + np.arange(envs.num_envs)
+    observations, info = envs.reset(seed=int(env_seed))
+    prompts = envs.texts(np.asarray(info["initial_prompt_id"])[:n_wanted])
+    user_types = np.asarray(info["user_type"])[:n_wanted].astype(np.int64)
+    returns, utilities = np.zeros(envs.num_envs), []
+    for turn in turns_of(observations):
+        shown = dict(observations)
+        if getattr(agent, "privileged", False):
+            shown |= {"user_type": np.asarray(info["user_type"]), "prompt_ids": np.asarray(info["candidate_ids"])}
+        slates = agent.act(shown, decision_keys(agent_seed, seeds, turn))
+        observations, rewards, _, _, info = envs.step(slates)
+        returns += rewards
+        choice = np.asarray(observations["choices"])[:, turn]
+        utilities.append(np.take_along_axis(np.asarray(info["utilities"]), choice[:, None], axis=1)[:, 0])
+    return EpisodeScores(
+        episodes=first + np.arange(n_wanted),
+        prompts=list(prompts),
+        user_types=user_types,
+        returns=returns[:n_wanted],
+        chosen_utilities=np.stack(utilities, axis=1)[:n_wanted].astype(np.float64),
+    )
+
+
+def turns_of(observations: dict[str, Any]) -> Iterator[int]:
+    """Count the turns of a conversation from the shape of its history."""
+    yield from range(observations["choices"].shape[1])
+
+
+def decision_keys(agent_seed: int, environment_seeds: IntArray, turn: int) -> UInt64Array:
+    """Keys ``(B,)`` for agents that draw at random: a function of their seed, the conversation and the turn."""
+    return seeding.mix(agent_seed, environment_seeds.astype(np.uint64), turn, _DECISION)

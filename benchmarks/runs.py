@@ -1,0 +1,212 @@
+"""Run directories: what one holds, when it is finished, and how scores are read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pathlib
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evaluate import EpisodeScores
+from pasta_gym.trajectories.files import write_json, write_text
+
+CONFIG, SCORES, METRICS, METADATA, FAILURE = (
+    "config.yaml",
+    "scores.csv",
+    "metrics.jsonl",
+    "metadata.json",
+    "failure.json",
+)
+CHECKPOINT = "checkpoint"
+KEY_COLUMNS = ("experiment", "config_hash", "agent", "reward", "data", "world", "images", "split", "seed")
+OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, "metrics.csv", "started.json")
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What a run is of. The columns that are equal in all rows of its ``scores.csv``."""
+
+    experiment: str
+    config_hash: str
+    agent: str
+    reward: str
+    data: str
+    world: str
+    images: str
+    split: str
+    seed: int
+
+    def folder(self, root: pathlib.Path) -> pathlib.Path:
+        """Name the run directory, the same for the same key whoever runs it and when."""
+        parts = (self.experiment, self.agent, self.reward, self.data, self.world, self.images)
+        return root.joinpath(*(_as_name(part) for part in parts), f"seed={self.seed}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        key: What it is of.
+        folder: Where it was read from.
+        metadata: Provenance, seconds, and whether the agent is privileged.
+        scores: One row a conversation.
+    """
+
+    key: RunKey
+    folder: pathlib.Path
+    metadata: dict[str, Any]
+    scores: EpisodeScores
+
+
+def write_scores(path: pathlib.Path, key: RunKey, scores: EpisodeScores) -> None:
+    """Write ``scores.csv`` atomically, one row a conversation, numbers in full precision."""
+    horizon = scores.chosen_utilities.shape[1]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        [
+            *KEY_COLUMNS,
+            "episode",
+            "prompt",
+            "user_type",
+            "episode_return",
+            "final_utility",
+            *(f"utility_{turn}" for turn in range(1, horizon + 1)),
+        ]
+    )
+    shared = [getattr(key, name) for name in KEY_COLUMNS]
+    for i in range(len(scores)):
+        utilities = [repr(round(float(u), 7)) for u in scores.chosen_utilities[i]]
+        writer.writerow(
+            [
+                *shared,
+                int(scores.episodes[i]),
+                scores.prompts[i],
+                int(scores.user_types[i]),
+                repr(round(float(scores.returns[i]), 6)),
+                utilities[-1],
+                *utilities,
+            ]
+        )
+    write_text(path, buffer.getvalue())
+
+
+def read_scores(path: pathlib.Path) -> list[tuple[RunKey, EpisodeScores]]:
+    """Read a ``scores.csv`` of one run or of many.
+
+    Returns:
+        One entry a run, in the order of the file.
+
+    Raises:
+        ValueError: If the file is missing, lacks a column or holds something that is not a number.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); run the benchmark again") from error
+    if not rows:
+        raise ValueError(f"{path} holds no episode; delete the run directory and run again")
+    turns = sorted((c for c in rows[0] if c.startswith("utility_")), key=lambda c: int(c.split("_")[1]))
+    grouped: dict[RunKey, list[dict[str, str]]] = {}
+    try:
+        for row in rows:
+            texts = {name: row[name] for name in KEY_COLUMNS if name != "seed"}
+            grouped.setdefault(RunKey(**texts, seed=int(row["seed"])), []).append(row)
+        return [(key, _scores_of(own, turns)) for key, own in grouped.items()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is broken ({error!r}); delete the run directory and run again") from error
+
+
+def _scores_of(rows: list[dict[str, str]], turns: list[str]) -> EpisodeScores:
+    return EpisodeScores(
+        episodes=np.array([int(r["episode"]) for r in rows]),
+        prompts=[r["prompt"] for r in rows],
+        user_types=np.array([int(r["user_type"]) for r in rows]),
+        returns=np.array([float(r["episode_return"]) for r in rows]),
+        chosen_utilities=np.array([[float(r[t]) for t in turns] for r in rows]),
+    )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read a JSON object, or None if the file is missing or cut short."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_finished(folder: pathlib.Path, identity: dict[str, str]) -> bool:
+    """Whether a directory holds the finished run of this configuration on these models."""
+    metadata = read_json(folder / METADATA)
+    return metadata is not None and all(metadata.get(name) == value for name, value in identity.items())
+
+
+def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
+    """Make a run directory ready: keep what this run began before, clear what older models left.
+
+    Args:
+        folder: The run directory.
+        identity: ``config_hash`` and ``models`` of the run that is about to begin.
+
+    Raises:
+        ValueError: If the directory belongs to a run of another configuration.
+    """
+    began = read_json(folder / "started.json")
+    if began is not None and began.get("config_hash") != identity["config_hash"]:
+        raise ValueError(
+            f"{folder} holds a run of another configuration (hash {began.get('config_hash')}, now "
+            f"{identity['config_hash']}); set experiment_name or agent.name to keep both, or delete it"
+        )
+    if began is not None and began.get("models") != identity["models"]:
+        clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "started.json", identity)
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Remove a run's own files, and nothing else, from its directory."""
+    for name in OWN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+
+
+def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list[pathlib.Path]]:
+    """Read every run under a folder.
+
+    Returns:
+        Finished runs; what the failed ones said (``folder`` and ``error``); folders of runs that neither
+        finished nor failed (killed, or still running).
+
+    Raises:
+        ValueError: If the folder does not exist, or a finished run's scores are broken.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder; pass the folder that benchmarks.run wrote to (runs=...)")
+    finished: list[Run] = []
+    failed: list[dict[str, Any]] = []
+    open_runs: list[pathlib.Path] = []
+    for started in sorted(root.rglob("started.json")):
+        folder = started.parent
+        metadata, failure = read_json(folder / METADATA), read_json(folder / FAILURE)
+        if metadata is not None:
+            for key, scores in read_scores(folder / SCORES):
+                finished.append(Run(key, folder, metadata, scores))
+        elif failure is not None:
+            failed.append({"folder": str(folder), **failure})
+        else:
+            open_runs.append(folder)
+    return finished, failed, open_runs
+
+
+def _as_name(part: str) -> str:
+    if not part or "/" in part or part.startswith("."):
+        raise ValueError(f"a name of a run may not be empty, start with a dot or hold a slash, got {part!r}")
+    return part

@@ -1,0 +1,150 @@
+"""Intervals that respect how scores were made: few training seeds, and conversations that all agents share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+"""``(seeds, episodes)``: one row a training seed; column ``e`` is the same conversation for every agent."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its percentile bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def is_apart_from(self, other: Interval) -> bool:
+        """Whether the two intervals share no point."""
+        return self.low > other.high or self.high < other.low
+
+
+def bootstrap_means(
+    scores: Mapping[str, Scores], rng: np.random.Generator, n_replicates: int = 2000
+) -> dict[str, Scores]:
+    """Resample mean scores of all agents together.
+
+    In each replicate the conversations are drawn with replacement once and shared by all agents and seeds,
+    because they met the same ones; the training seeds are drawn with replacement for each agent by itself.
+
+    Args:
+        scores: ``(seeds, episodes)`` of each agent; the number of episodes is common, that of seeds is not.
+        rng: Source of the resamples.
+        n_replicates: How many.
+
+    Returns:
+        ``(n_replicates,)`` means of each agent; replicate ``r`` of two agents is paired.
+
+    Raises:
+        ValueError: If an array has another shape, is empty or is not finite.
+    """
+    sizes = {name: _require_scores(name, values).shape[1] for name, values in scores.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"agents must be scored on the same episodes, got {sizes} of them; evaluate the others again")
+    n_episodes = next(iter(sizes.values()))
+    counts = rng.multinomial(n_episodes, np.full(n_episodes, 1 / n_episodes), size=n_replicates)
+    means = {}
+    for name, values in scores.items():
+        of_seed = counts @ values.T / n_episodes  # (n_replicates, seeds)
+        drawn = rng.integers(0, len(values), size=of_seed.shape)
+        means[name] = np.take_along_axis(of_seed, drawn, axis=1).mean(axis=1)
+    return means
+
+
+def interval(estimate: float, replicates: Scores, confidence: float = 0.95) -> Interval:
+    """Percentile interval of bootstrap replicates.
+
+    Raises:
+        ValueError: If ``confidence`` is not inside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(estimate), float(low), float(high))
+
+
+def mean_intervals(
+    scores: Mapping[str, Scores], rng: np.random.Generator, n_replicates: int = 2000
+) -> dict[str, Interval]:
+    """Mean score of each agent with its 95% interval (see :func:`bootstrap_means`)."""
+    replicates = bootstrap_means(scores, rng, n_replicates)
+    return {name: interval(float(values.mean()), replicates[name]) for name, values in scores.items()}
+
+
+def normalised_intervals(
+    scores: Mapping[str, Scores],
+    rng: np.random.Generator,
+    *,
+    zero: str = "random",
+    one: str = "clairvoyant",
+    n_replicates: int = 2000,
+) -> dict[str, Interval]:
+    """Scores on the scale where ``zero`` is 0 and ``one`` is 1, with 95% intervals.
+
+    The two ends are resampled too, with the same conversations, so their own intervals have no width.
+
+    Raises:
+        ValueError: If an end has no scores, or ``one`` is not above ``zero``.
+    """
+    missing = {zero, one} - set(scores)
+    if missing:
+        raise ValueError(f"the normalised score needs {sorted(missing)} among the agents, got {sorted(scores)}")
+    bottom, top = float(scores[zero].mean()), float(scores[one].mean())
+    if not top > bottom:
+        raise ValueError(f"{one} ({top:.3f}) must be above {zero} ({bottom:.3f}) to make a scale of them")
+    replicates = bootstrap_means(scores, rng, n_replicates)
+    width = replicates[one] - replicates[zero]
+    return {
+        name: interval((float(values.mean()) - bottom) / (top - bottom), (replicates[name] - replicates[zero]) / width)
+        for name, values in scores.items()
+    }
+
+
+def difference_interval(
+    scores: Mapping[str, Scores], better: str, worse: str, rng: np.random.Generator, n_replicates: int = 2000
+) -> Interval:
+    """Mean of ``better`` minus mean of ``worse`` with a 95% interval from paired conversations."""
+    pair = {"better": scores[better], "worse": scores[worse]}
+    replicates = bootstrap_means(pair, rng, n_replicates)
+    estimate = float(pair["better"].mean() - pair["worse"].mean())
+    return interval(estimate, replicates["better"] - replicates["worse"])
+
+
+def interquartile_mean(values: Scores, axis: int = -1) -> Scores:
+    """Mean of the middle half along an axis; values on the edge count by the share that lies inside.
+
+    Equals scipy's ``trim_mean(values, 0.25)`` where a quarter of the count is a whole number.
+    """
+    ordered = np.sort(np.moveaxis(np.asarray(values, dtype=np.float64), axis, -1), axis=-1)
+    n = ordered.shape[-1]
+    if n == 0:
+        raise ValueError("the interquartile mean of no values is not defined; give at least one")
+    places = np.arange(n)
+    inside = np.clip(np.minimum(places + 1, 0.75 * n) - np.maximum(places, 0.25 * n), 0, None)
+    result: Scores = ordered @ (inside / inside.sum())
+    return result
+
+
+def probability_of_improvement(better: Scores, worse: Scores) -> float:
+    """Share of paired conversations (ties count half) and pairs of seeds in which ``better`` scored higher.
+
+    Args:
+        better: ``(seeds, episodes)``.
+        worse: ``(other seeds, episodes)``.
+    """
+    gap = better[:, None, :] - worse[None, :, :]
+    return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+
+
+def _require_scores(name: str, values: Scores) -> Scores:
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"scores of {name} must be (seeds, episodes) and not empty, got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"scores of {name} must be finite; a run is broken, evaluate it again")
+    return values

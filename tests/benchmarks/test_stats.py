@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy import stats as scipy_stats
+
+from benchmarks import stats
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_interquartile_mean_matches_scipy_and_a_hand_case():
+    values = rng().normal(size=(3, 40))
+    assert_allclose(stats.interquartile_mean(values), scipy_stats.trim_mean(values, 0.25, axis=1))
+    assert_allclose(stats.interquartile_mean(values.T, axis=0), scipy_stats.trim_mean(values, 0.25, axis=1))
+    # Of five values the middle 2.5 count: (0.75 * 2 + 3 + 0.75 * 7) / 2.5.
+    assert_allclose(stats.interquartile_mean(np.array([100.0, 2, 3, 7, -50])), (1.5 + 3 + 5.25) / 2.5)
+
+
+def test_one_seed_gives_the_interval_of_the_mean():
+    scores = rng().normal(3, 2, size=(1, 400))
+    made = stats.mean_intervals({"a": scores}, rng(1), 4000)["a"]
+    half = 1.96 * scores.std() / 20
+    assert_allclose([made.low, made.high], [scores.mean() - half, scores.mean() + half], atol=0.15 * half)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    episodes = rng().normal(size=400)
+    alike, apart = np.stack([episodes] * 3), np.stack([episodes - 2, episodes, episodes + 2])
+    narrow, wide = (stats.mean_intervals({"a": s}, rng(1))["a"] for s in (alike, apart))
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+    # The standard deviation of a mean of three drawn from -2, 0, 2 is sqrt(8/9).
+    replicates = stats.bootstrap_means({"a": apart}, rng(1), 20_000)["a"]
+    assert_allclose(replicates.std(), np.sqrt(8 / 9 + 1 / 400), rtol=0.03)
+
+
+def test_conversations_are_paired_across_agents():
+    episodes = rng().normal(0, 10, size=(1, 200))
+    scores = {"a": episodes, "b": np.concatenate([episodes + 1, episodes + 1])}
+    gap = stats.difference_interval(scores, "b", "a", rng(2))
+    assert_allclose([gap.estimate, gap.low, gap.high], 1.0)
+
+
+def test_normalised_ends_have_no_width_and_the_middle_is_in_the_middle():
+    base = rng().normal(size=(1, 300))
+    scores = {"random": base, "clairvoyant": base + 4, "agent": np.stack([base[0] + 1, base[0] + 2, base[0] + 3])}
+    made = stats.normalised_intervals(scores, rng(3))
+    assert_allclose([made["random"].low, made["random"].high], 0, atol=1e-12)
+    assert_allclose([made["clairvoyant"].low, made["clairvoyant"].high], 1)
+    assert_allclose(made["agent"].estimate, 0.5)
+    assert_allclose([made["agent"].low, made["agent"].high], [0.25, 0.75], atol=0.1)
+
+
+def test_coverage_of_the_interval_is_near_its_name():
+    hits = 0
+    for trial in range(200):
+        truth = rng(trial)
+        seeds = truth.normal(5, 0.5, size=(6, 1))
+        scores = seeds + truth.normal(0, 1, size=(1, 50)) + truth.normal(0, 1, size=(6, 50))
+        made = stats.mean_intervals({"a": scores}, rng(trial), 300)["a"]
+        hits += made.low <= 5 <= made.high
+    assert 0.82 <= hits / 200 <= 0.99
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 4), st.integers(2, 30))
+def test_intervals_hold_the_replicates_and_do_not_depend_on_other_generators(seed, n_seeds, n_episodes):
+    scores = {"a": rng(seed).normal(size=(n_seeds, n_episodes))}
+    first, again = (stats.mean_intervals(scores, rng(seed), 200)["a"] for _ in range(2))
+    assert first == again
+    assert first.low <= first.high
+    assert scores["a"].min() - 1e-9 <= first.low
+    assert first.high <= scores["a"].max() + 1e-9
+
+
+def test_improvement_counts_ties_half():
+    assert_allclose(stats.probability_of_improvement(np.array([[1.0, 2, 3]]), np.array([[0.0, 2, 4]])), 0.5)
+    better, worse = rng().normal(size=(2, 50)), rng(1).normal(size=(3, 50))
+    total = stats.probability_of_improvement(better, worse) + stats.probability_of_improvement(worse, better)
+    assert_allclose(total, 1.0)
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match="same episodes"):
+        stats.bootstrap_means({"a": np.ones((1, 3)), "b": np.ones((1, 4))}, rng())
+    with pytest.raises(ValueError, match="finite"):
+        stats.bootstrap_means({"a": np.array([[1.0, np.nan]])}, rng())
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        stats.bootstrap_means({"a": np.ones(3)}, rng())
+    with pytest.raises(ValueError, match="needs \\['clairvoyant'\\]"):
+        stats.normalised_intervals({"random": np.ones((1, 3))}, rng())
+    with pytest.raises(ValueError, match="must be above"):
+        stats.normalised_intervals({"random": np.ones((1, 3)), "clairvoyant": np.zeros((1, 3))}, rng())
+    with pytest.raises(ValueError, match="confidence"):
+        stats.interval(0.0, np.zeros(3), confidence=1.0)
