@@ -325,13 +325,15 @@ def main(arguments: list[str] | None = None) -> None:
     paint.add_argument("--pool", type=pathlib.Path, required=True, help="folder of the pool")
     paint.add_argument("--studio", default="benchmarks.rater_studio:diffusion_studio", help="module:function")
     paint.add_argument("--batch", type=int, default=PoolConfig.batch, help="sessions painted together")
+    paint.add_argument("--part", default="0/1", help="i/n: paint every n-th batch from the i-th on")
     labels = commands.add_parser("label", help="stage B: a world's raters label a pool")
     labels.add_argument("--pool", type=pathlib.Path, required=True, help="folder of the pool")
     labels.add_argument("--out", type=pathlib.Path, required=True, help="folder of the labels")
     labels.add_argument("--world", type=int, default=0, help="seed of the world")
     options = parser.parse_args(arguments)
     if options.command == "paint":
-        paint_sessions(_studio(options.studio), options.pool, PoolConfig(batch=options.batch))
+        i, n = (int(number) for number in options.part.split("/"))
+        paint_sessions(_studio(options.studio), options.pool, PoolConfig(batch=options.batch), part=(i, n))
     else:
         print(json.dumps(label(options.pool, options.out, options.world), indent=2))  # noqa: T201
 

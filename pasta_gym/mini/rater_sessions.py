@@ -47,14 +47,14 @@ class PoolConfig:
     """
 
     world_seed: int = 0
-    train_raters: int = 660
-    validation_raters: int = 60
-    test_raters: int = 120
+    train_raters: int = 600
+    validation_raters: int = 50
+    test_raters: int = 100
     sessions_per_rater: int = 2
     horizon: int = 5
     slate_size: int = 4
     images_per_prompt: int = 4
-    batch: int = 240
+    batch: int = 60
     pilot_sessions: int = 48
     pilot_temperature: float = 4.0
     seed: int = 0
@@ -259,6 +259,7 @@ def paint_sessions(
     config: PoolConfig | None = None,
     rater_config: raters.RaterConfig = raters.DEFAULT_CONFIG,
     *,
+    part: tuple[int, int] = (0, 1),
     progress: bool = True,
 ) -> None:
     """Stage A: paint all sessions that the folder does not hold yet.
@@ -268,11 +269,14 @@ def paint_sessions(
         folder: The pool: ``pool.json`` and one ``shard-*.npz`` for each batch, written whole or not at all.
         config: Numbers and seeds.
         rater_config: How raters judge.
+        part: ``(i, n)`` paints every n-th batch from the i-th on, so that n processes can share the work.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the folder holds a pool of another configuration.
+        ValueError: If the folder holds a pool of another configuration, or ``part`` is not ``0 <= i < n``.
     """
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(f"part must be (i, n) with 0 <= i < n, got {part}")
     config = config or PoolConfig()
     folder.mkdir(parents=True, exist_ok=True)
     who, splits, prompts = session_plan(config)
@@ -294,7 +298,7 @@ def paint_sessions(
         for rows in (np.flatnonzero(splits == s) for s in range(len(grammar.SPLITS)))
         for first in range(0, len(rows), config.batch)
     ]
-    for ids in tqdm(batches, desc="painting", disable=not progress):
+    for ids in tqdm(batches[part[0] :: part[1]], desc="painting", disable=not progress):
         path = folder / f"shard-{ids[0]:06d}.npz"
         if path.exists():
             continue

@@ -6,10 +6,16 @@ in training, and neither is used by an agent or by the user model.
 
 from __future__ import annotations
 
+import functools
+import pathlib
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from pasta_gym.mini import grammar
+from pasta_gym.mini import grammar, weights
+from pasta_gym.mini.training_data import to_unit
 
 N_VALUES: tuple[int, ...] = tuple(len(slot.values) for slot in grammar.SLOTS)
 ROLES: tuple[str, str] = ("eye", "judge")
@@ -59,7 +65,10 @@ class Reader(nn.Module):
         if role == "eye":
             self.trunk, features = _plain(24), 96 * 16
         else:
-            self.trunk, features = nn.Sequential(*(_Residual(c, o) for c, o in ((3, 24), (24, 48), (48, 96), (96, 96)))), 96 * 16
+            self.trunk, features = (
+                nn.Sequential(*(_Residual(c, o) for c, o in ((3, 24), (24, 48), (48, 96), (96, 96)))),
+                96 * 16,
+            )
         self.hidden = nn.Linear(features, 128)
         self.heads = nn.ModuleList(nn.Linear(128, n) for n in N_VALUES)
 
@@ -72,3 +81,25 @@ class Reader(nn.Module):
     def read(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the probability of each value, one ``(n, n_values)`` tensor a slot (column 0 is value 1)."""
         return [logits.float().softmax(dim=-1) for logits in self(images)]
+
+
+@functools.cache
+def load_reader(role: str, folder: pathlib.Path | None = None) -> Reader:
+    """Load a shipped reader, or one from ``folder`` (``reader.safetensors``).
+
+    Raises:
+        ValueError: If the role is unknown or the weights are missing or broken.
+    """
+    reader = Reader(role)
+    folder = folder or weights.weights_directory() / f"reader_{role}"
+    weights.load_weights(reader, folder / "reader.safetensors")
+    return reader.eval()
+
+
+def read_images(reader: Reader, images: NDArray[np.uint8], batch_size: int = 500) -> list[NDArray[np.float32]]:
+    """Read images ``(n, 64, 64, 3)`` uint8: one ``(n, n_values)`` array of probabilities a slot."""
+    parts = [
+        [p.numpy() for p in reader.read(torch.from_numpy(to_unit(images[i : i + batch_size])))]
+        for i in range(0, len(images), batch_size)
+    ]
+    return [np.concatenate([part[s] for part in parts]) for s in range(grammar.N_SLOTS)]

@@ -56,7 +56,9 @@ def negative_log_likelihood(
     x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, factor: torch.Tensor
 ) -> torch.Tensor:
     """Mean negative log density per dimension of ``x (n, m, d)`` under ``(n, ...)`` low-rank Gaussians."""
-    gaussian = torch.distributions.LowRankMultivariateNormal(mean[:, None], factor[:, None], deviation.square()[:, None])
+    gaussian = torch.distributions.LowRankMultivariateNormal(
+        mean[:, None], factor[:, None], deviation.square()[:, None]
+    )
     return -gaussian.log_prob(x).mean() / x.shape[-1]
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from pasta_gym.mini import grammar
 from pasta_gym.mini.clip import build_clip
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     import open_clip
 
 BATCH = 128
-HARD_NEGATIVES = 2
+HARD_NEGATIVES = 1
 N_PAINTINGS = 40_000
-DEFAULTS = LoopConfig(steps=4000, learning_rate=1.5e-3, ema=0.995, seed=303, weight_decay=1e-2)
+DEFAULTS = LoopConfig(steps=2000, learning_rate=1.5e-3, ema=0.99, seed=303, weight_decay=1e-2)
 
 
-def captions_for(
-    shown: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def captions_for(shown: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw a true caption and captions wrong in one slot for paintings ``(n, 6)``.
 
     Returns:
@@ -63,7 +61,9 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, wrong: torch.Tenso
     logits = scale * image @ text.T
     own = scale * torch.einsum("nd,njd->nj", image, wrong)
     target = torch.arange(len(image))
-    return 0.5 * (F.cross_entropy(torch.cat([logits, own], dim=1), target) + F.cross_entropy(logits.T, target))
+    return 0.5 * (
+        functional.cross_entropy(torch.cat([logits, own], dim=1), target) + functional.cross_entropy(logits.T, target)
+    )
 
 
 def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
@@ -90,8 +90,8 @@ def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: open_clip.CLI
         texts = grammar.prompt_texts(np.concatenate([right, wrong.reshape(-1)]))
         tokens = tokenize(tokenizer, texts)
         with torch.autocast("cpu", torch.bfloat16):
-            image = F.normalize(model.encode_image(x).float(), dim=-1)
-            text = F.normalize(model.encode_text(tokens).float(), dim=-1)
+            image = functional.normalize(model.encode_image(x).float(), dim=-1)
+            text = functional.normalize(model.encode_text(tokens).float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100.0)
         loss = contrastive_loss(image, text[:BATCH], text[BATCH:].reshape(BATCH, HARD_NEGATIVES, -1), scale)
         match = (image @ text[:BATCH].T).argmax(dim=1) == torch.arange(BATCH)

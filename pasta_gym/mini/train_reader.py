@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from pasta_gym.mini.reader import ROLES, Reader
 from pasta_gym.mini.training_data import painted_set, to_unit
@@ -23,8 +23,8 @@ def roughen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Blur, coarsen, shade and speckle images ``(n, 3, h, w)`` at random, a third of them not at all."""
     n = len(x)
     draw = torch.rand(n, generator=generator)
-    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    coarse = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+    blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    coarse = functional.interpolate(functional.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
     pick = draw[:, None, None, None]
     x = torch.where(pick < 0.2, blurred, torch.where(pick < 0.35, coarse, x))
     gain = 1 + 0.1 * torch.randn(n, 3, 1, 1, generator=generator)
@@ -57,7 +57,7 @@ def train(role: str, run: pathlib.Path, config: LoopConfig | None = None, start:
         targets = torch.from_numpy(data.shown[rows] - 1)
         with torch.autocast("cpu", torch.bfloat16):
             logits = reader(x)
-        loss = sum(F.cross_entropy(l.float(), targets[:, s]) for s, l in enumerate(logits))
+        loss = sum(functional.cross_entropy(part.float(), targets[:, s]) for s, part in enumerate(logits))
         return {"loss": loss}  # type: ignore[dict-item]
 
     optimise(f"reader ({role})", reader, step, config, run)

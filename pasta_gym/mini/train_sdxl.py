@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from pasta_gym.mini import grammar, sdxl
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TEXT_BATCH = 256
 TEXT_DEFAULTS = LoopConfig(steps=320, learning_rate=2e-3, warmup=50, ema=0.98, seed=404)
 UNET_BATCH = 64
-UNET_DEFAULTS = LoopConfig(steps=7000, learning_rate=1e-3, warmup=200, ema=0.999, seed=505, checkpoint_every=250)
+UNET_DEFAULTS = LoopConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, seed=505, checkpoint_every=250)
 PROMPT_DROPOUT = 0.1
 PAINTED: tuple[tuple[int, int], ...] = ((40_000, 1), (40_000, 2))  # (how many, seed)
 TIME_IDS = (64.0, 64.0, 0.0, 0.0, 64.0, 64.0)
@@ -40,7 +40,9 @@ def encode(encoders: TextEncoders, tokens: torch.Tensor) -> tuple[torch.Tensor, 
     return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
-def train_text(run: pathlib.Path, config: LoopConfig = TEXT_DEFAULTS, start: TextEncoders | None = None) -> TextEncoders:
+def train_text(
+    run: pathlib.Path, config: LoopConfig = TEXT_DEFAULTS, start: TextEncoders | None = None
+) -> TextEncoders:
     """Teach both text encoders what a prompt says: each slot's value, read linearly from what the denoiser gets.
 
     Args:
@@ -67,7 +69,7 @@ def train_text(run: pathlib.Path, config: LoopConfig = TEXT_DEFAULTS, start: Tex
         loss = torch.zeros(())
         for logits in (pooled_head(pooled), token_head(hidden.mean(dim=1))):
             for s, part in enumerate(logits.split(grammar.CARDINALITIES, dim=-1)):
-                loss = loss + F.cross_entropy(part, targets[:, s])
+                loss = loss + functional.cross_entropy(part, targets[:, s])
         # Unit scale: the denoiser should not have to learn the size of what it is told.
         scale = (pooled.square().mean() - 1).square() + (hidden.square().mean() - 1).square()
         return {"loss": loss + 0.1 * scale, "scale": scale.detach()}
@@ -91,6 +93,21 @@ def encode_latents(vae: AutoencoderKL, data: PaintedSet, path: pathlib.Path) -> 
     return latents
 
 
+@torch.no_grad()
+def standardise_latents(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Fold a shift and scale of the latents ``(12,)`` into the autoencoder, so that they are standardised.
+
+    SDXL's pipeline has room for one scaling factor only; the 1x1 convolutions around the latents can hold the rest.
+    """
+    channels = len(mean)
+    before, after = vae.quant_conv, vae.post_quant_conv
+    before.weight[:channels] /= std[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - mean) / std
+    before.bias[channels:] -= 2 * std.log()
+    after.bias += after.weight[:, :, 0, 0] @ mean
+    after.weight *= std[None, :, None, None]
+
+
 def train_unet(
     run: pathlib.Path,
     vae: AutoencoderKL,
@@ -102,7 +119,7 @@ def train_unet(
 
     Args:
         run: Folder of latents, checkpoints and the log.
-        vae: The trained autoencoder; its ``latents_mean`` and ``latents_std`` are set from the paintings.
+        vae: The trained autoencoder; its latents are standardised in place, by what they are on the paintings.
         encoders: The trained text encoders, frozen.
         config: Length, rate, seed.
         start: Weights to go on from; a fresh model if None.
@@ -119,7 +136,7 @@ def train_unet(
     )
     said = np.concatenate([s.said for s in sets])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    standardise_latents(vae, mean, std)
     latents = (latents - mean[:, None, None]) / std[:, None, None]
     unet = (start or sdxl.build_unet()).to(memory_format=torch.channels_last).train()
     use_plain_attention(unet)
@@ -147,7 +164,7 @@ def train_unet(
         with torch.autocast("cpu", torch.bfloat16):
             added = {"text_embeds": pooled, "time_ids": time_ids}
             predicted = unet(noisy, t, hidden, added_cond_kwargs=added).sample
-        loss = F.mse_loss(predicted.float(), a * noise - s * x)
+        loss = functional.mse_loss(predicted.float(), a * noise - s * x)
         return {"loss": loss}
 
     optimise("denoiser", unet, step, config, run)

@@ -8,11 +8,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pasta_gym.mini.rater_sessions import load_pool
 from pasta_gym.mini.surrogate import SurrogateNetwork, negative_log_likelihood
 from pasta_gym.mini.training_loop import LoopConfig, optimise
 
 BATCH = 128
 DEFAULTS = LoopConfig(steps=6000, learning_rate=1e-3, ema=0.998, seed=606, weight_decay=1e-3, checkpoint_every=1000)
+
+
+def painted_prompts(pool_folder: pathlib.Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Collect what the training raters' sessions painted: no test prompt and no held-out triple among it.
+
+    Args:
+        pool_folder: What ``python -m pasta_gym.mini.rater_data paint`` wrote.
+
+    Returns:
+        Prompt ids ``(n,)`` and image embeddings ``(n, m, d)``, one row for each column ever shown.
+    """
+    pool, config, _, _ = load_pool(pool_folder)
+    rows = config.rater_splits()[pool.raters] == 0
+    prompts = np.concatenate([pool.initial_prompts[rows, None], pool.slates[rows].reshape(rows.sum(), -1)], axis=1)
+    images = pool.image_embeddings[rows].astype(np.float32)
+    images = images.reshape(prompts.size, config.images_per_prompt, images.shape[-1])
+    return prompts.reshape(-1), images
 
 
 def train(

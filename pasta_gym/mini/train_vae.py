@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from pasta_gym.mini.sdxl import build_vae
 from pasta_gym.mini.training_data import painted_set, to_unit
@@ -46,8 +46,8 @@ def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: torch.nn.Modu
         with torch.autocast("cpu", torch.bfloat16):
             y = vae.decode(latent).sample
         y = y.float()
-        pixel = F.l1_loss(y, x) + 0.5 * F.mse_loss(y, x)
-        edge = sum(F.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
+        pixel = functional.l1_loss(y, x) + 0.5 * functional.mse_loss(y, x)
+        edge = sum(functional.l1_loss(a, b) for a, b in zip(_edges(y), _edges(x), strict=True))
         kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum(dim=(1, 2, 3)).mean()
         return {"loss": pixel + 0.5 * edge + KL_WEIGHT * kl, "pixel": pixel.detach(), "kl": kl.detach()}
 

@@ -63,7 +63,9 @@ def optimise(name: str, module: nn.Module, step_function: StepFunction, config: 
     """
     run.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
     average = [p.detach().clone() for p in parameters]
     first = 0
     checkpoint = run / "checkpoint.pt"
@@ -89,10 +91,17 @@ def optimise(name: str, module: nn.Module, step_function: StepFunction, config: 
             figures = {k: round(float(v), 5) for k, v in losses.items()}
             bar.set_postfix(figures)
             with (run / "log.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n")
+                log.write(
+                    json.dumps({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n"
+                )
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             partial = checkpoint.with_suffix(f".{os.getpid()}")
-            state = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}
+            state = {
+                "module": module.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "step": step + 1,
+            }
             torch.save(state, partial)
             partial.replace(checkpoint)
     with torch.no_grad():

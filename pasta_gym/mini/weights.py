@@ -61,7 +61,6 @@ def load_weights(module: torch.nn.Module, path: pathlib.Path) -> None:
 
 def save_weights(module: torch.nn.Module, path: pathlib.Path) -> None:
     """Write a module as half-precision safetensors, all or nothing."""
-    import torch
     from safetensors.torch import save_file
 
     def half(t: torch.Tensor) -> torch.Tensor:
