@@ -4,6 +4,7 @@ import functools
 import inspect
 import pathlib
 import re
+import textwrap
 
 import gymnasium as gym
 import pytest
@@ -26,12 +27,15 @@ def text(page):
     return page.read_text()
 
 
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
+
+
 def fences(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", text(page), flags=re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(body) for _, tag, body in FENCE.findall(text(page)) if tag == language]
 
 
 def prose(page):
-    return re.sub(r"^```.*?^```", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    return FENCE.sub("", text(page))
 
 
 def slugs(page):
