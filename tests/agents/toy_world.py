@@ -24,16 +24,16 @@ class ToyWorld:
     slate_size: int = 3
     n_images: int = 2
     horizon: int = 3
-    sharpness: float = 4.0
+    sharpness: float = 6.0
     seed: int = 5
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
         prompts = rng.normal(size=(self.n_prompts, self.embedding_dim)).astype(np.float32)
         # Lengths differ from 1 and dimensions from each other, as CLIP's do before normalisation.
-        object.__setattr__(self, "prompts", (prompts * np.linspace(1, 3, self.embedding_dim) + 0.5).astype(np.float32))
+        object.__setattr__(self, "prompts", (prompts * np.linspace(3, 1, self.embedding_dim) + 0.2).astype(np.float32))
         unit = np.eye(self.embedding_dim)
-        object.__setattr__(self, "tastes", np.stack([unit[0], -unit[0] + unit[1], unit[2] - unit[1]]))
+        object.__setattr__(self, "tastes", np.stack([unit[0], -unit[0], unit[1]]))
 
     @property
     def n_candidates(self) -> int:
@@ -47,7 +47,8 @@ class ToyWorld:
 
     def utilities(self, types: np.ndarray, images: np.ndarray) -> np.ndarray:
         unit = images / np.linalg.norm(images, axis=-1, keepdims=True)
-        return (1 + np.einsum("blmd,bd->blm", unit, self.tastes[types]).mean(-1) / 1.5) / 2
+        match = np.einsum("blmd,bd->blm", unit, self.tastes[types]).mean(-1)
+        return 1 / (1 + np.exp(-4 * match))
 
     def play(self, act, n_episodes: int, *, seed: int, reward: str = "dense") -> TrajectoryDataset:
         """Play ``n_episodes`` with ``act(observations, seeds)``; the same seed meets the same luck."""
