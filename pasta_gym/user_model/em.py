@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ class EMConfig:
     """
 
     n_types: int = 8
-    steps: int = 2000
-    restarts: int = 4
+    steps: int = 1500
+    restarts: int = 2
     trial_steps: int = 250
     batch_labels: int = 1024
     learning_rate: float = 2e-3
@@ -65,7 +65,7 @@ class EMConfig:
     rating_weight: float = 1.0
     comparison_temperature: float = 8.0
     noise: float = 0.3
-    sorting: SortingConfig | None = SortingConfig()
+    sorting: SortingConfig | None = field(default_factory=SortingConfig)
     sorted_steps: int = 150
     seed: int = 0
 

@@ -104,10 +104,10 @@ def held_out(data: PreferenceData, split: str = "test", n_learn: int = max(N_LAB
     sessions = [np.flatnonzero(data.session_raters == r) for r in raters]
     if not pairs or len({len(p) for p in pairs}) != 1 or len({len(s) for s in sessions}) != 1:
         raise ValueError(
-            f"the raters of split {split!r} must have equal numbers of pairs and sessions, at least one each"
+            f"the raters of split {split!r} must have equal numbers of pairs and of sessions"
         )
     if len(pairs[0]) <= n_learn:
-        raise ValueError(f"raters need more than {n_learn} pairs, {len(pairs[0])} found; label more of split {split!r}")
+        raise ValueError(f"raters need more than {n_learn} pairs, got {len(pairs[0])}; label more of split {split!r}")
     rows = np.stack(pairs).astype(np.int64)
     return HeldOut(raters, rows[:, :n_learn], rows[:, n_learn:], np.stack(sessions).astype(np.int64))
 

@@ -27,7 +27,7 @@ from pasta_gym.user_model.utility import AGGREGATORS
 ONE_TYPE = "one_type"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def session_scores(
     model: ScoreModel, data: PreferenceData, sessions: IntArray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

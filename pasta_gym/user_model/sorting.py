@@ -32,8 +32,8 @@ class SortingConfig:
         rating_deviation: Standard deviation of a rating around the linear model's, on the [0, 1] scale.
     """
 
-    starts: int = 12
-    steps: int = 150
+    starts: int = 6
+    steps: int = 120
     learning_rate: float = 0.05
     spread: float = 0.2
     ridge: float = 5.0
