@@ -1,0 +1,210 @@
+"""``PastaT2I-v0`` for many conversations: one forward pass of each part for all of them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from pasta_gym.envs.arguments import checked_actions, checked_options
+from pasta_gym.envs.assembly import PastaConfig, assemble, single_action_space, single_observation_space
+from pasta_gym.envs.core import Conversations
+from pasta_gym.envs.pasta_env import Observation, PastaEnv, checked_render_mode
+from pasta_gym.envs.rendering import frame
+from pasta_gym.types import BoolArray, FloatArray, ImageArray, IntArray, UInt64Array, UserModelProtocol
+from pasta_gym.worlds import World
+
+_DEFAULTS = PastaConfig()
+
+
+def _metadata() -> dict[str, Any]:
+    """The single environment's metadata and, where Gymnasium has the word, how conversations restart."""
+    metadata = dict(PastaEnv.metadata)
+    modes = getattr(gymnasium.vector, "AutoresetMode", None)
+    if modes is not None:
+        metadata["autoreset_mode"] = modes.NEXT_STEP
+    return metadata
+
+
+class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
+    """Many conversations, each exactly as :class:`pasta_gym.envs.PastaEnv` would have it alone.
+
+    ``reset(seed=s)`` seeds conversation i with ``s + i``. A conversation that is over restarts at the next step,
+    which ignores its action, pays nothing and returns the first observation of the seed's next episode.
+    ``info`` holds prompt ids, arrays over the conversations: ``initial_prompt_id, candidate_ids, slate_ids``
+    (-1 before the first slate) and ``chosen_prompt_id``; ``texts(ids)`` writes ids out.
+
+    Args:
+        num_envs: How many conversations.
+        reward: ``"sparse"`` or ``"dense"``.
+        images: ``"diffusion"`` or ``"surrogate"``.
+        world: A shipped world's name or a world of your own.
+        split: Initial prompts of ``"train"``, ``"validation"`` or ``"test"``.
+        user_model: A user model or the folder of one; the world's by default.
+        n_candidates: L_C, candidates of a turn.
+        n_categories: Categories they fall in.
+        slate_size: L, prompts that are shown.
+        images_per_prompt: M, pictures of each.
+        horizon: H, turns of an episode.
+        aggregator: How a column's scores become its utility; the user model's own by default.
+        reveal: Add the hidden state to ``info``.
+        render_mode: None or ``"rgb_array"``.
+
+    Raises:
+        ValueError: If an argument is out of range or a part cannot be loaded.
+    """
+
+    metadata: dict[str, Any] = _metadata()
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        reward: str = _DEFAULTS.reward,
+        images: str = _DEFAULTS.images,
+        world: World | str = "mini",
+        split: str = _DEFAULTS.split,
+        user_model: UserModelProtocol | str | pathlib.Path | None = None,
+        n_candidates: int = _DEFAULTS.n_candidates,
+        n_categories: int = _DEFAULTS.n_categories,
+        slate_size: int = _DEFAULTS.slate_size,
+        images_per_prompt: int = _DEFAULTS.images_per_prompt,
+        horizon: int = _DEFAULTS.horizon,
+        aggregator: str | None = _DEFAULTS.aggregator,
+        reveal: bool = _DEFAULTS.reveal,
+        render_mode: str | None = None,
+    ) -> None:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
+        self.config = PastaConfig(
+            reward=reward,
+            images=images,
+            split=split,
+            n_candidates=n_candidates,
+            n_categories=n_categories,
+            slate_size=slate_size,
+            images_per_prompt=images_per_prompt,
+            horizon=horizon,
+            aggregator=aggregator,
+            reveal=reveal,
+        )
+        self.num_envs = int(num_envs)
+        self.render_mode = checked_render_mode(render_mode)
+        self._conversations = Conversations(assemble(self.config, world, user_model), self.num_envs)
+        self.single_observation_space = single_observation_space(self._conversations.parts)
+        self.single_action_space = single_action_space(self.config)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._rows: IntArray = np.arange(self.num_envs, dtype=np.int64)
+        self._seeds: UInt64Array | None = None
+        self._episodes: IntArray = np.zeros(self.num_envs, dtype=np.int64)
+
+    @property
+    def world(self) -> World:
+        """The assembly of parts."""
+        return self._conversations.parts.world
+
+    @property
+    def user_model(self) -> UserModelProtocol:
+        """The model of the users."""
+        return self._conversations.parts.user_model
+
+    @property
+    def category_titles(self) -> tuple[str, ...]:
+        """What the categories of the candidates are called."""
+        return tuple(self._conversations.parts.candidates.category_titles)
+
+    def texts(self, ids: IntArray) -> list[str]:
+        """Write prompt ids ``(n,)`` out in words."""
+        return self.world.prompt_book.texts(np.asarray(ids, dtype=np.int64))
+
+    def reset(  # type: ignore[override]
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin every conversation.
+
+        Args:
+            seed: Seed of the first conversation, the others count on; or one for each. Later calls without
+                one give the seeds' next episodes.
+            options: ``prompt`` and ``user_type``, one value or a list with one for each.
+
+        Returns:
+            Observations and ``info``, arrays over the conversations.
+
+        Raises:
+            ValueError: If an option is unknown or cannot be read, or the seeds are not one for each.
+        """
+        prompts, user_types = checked_options(options, self._conversations.parts, self.num_envs, is_vector=True)
+        self._episodes += 1
+        if seed is None and self._seeds is None:
+            seed = self.np_random_seed
+        if seed is not None:
+            self._seeds = self._seeds_of(seed)
+            self._episodes[:] = 0
+        assert self._seeds is not None
+        self._conversations.begin(self._rows, self._seeds, self._episodes, prompts=prompts, user_types=user_types)
+        return self._conversations.observations(), self._conversations.info()
+
+    def step(self, actions: IntArray) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+        """Play a turn of every conversation; those that are over begin anew instead.
+
+        Args:
+            actions: ``(num_envs, slate_size)`` indices into each conversation's candidates.
+
+        Returns:
+            Observations, rewards ``(num_envs,)``, terminated, truncated, and ``info``.
+
+        Raises:
+            ValueError: If the actions' shape, type or range is wrong.
+            ResetNeeded: If no conversation has begun.
+        """
+        slates = checked_actions(actions, (self.num_envs, self.config.slate_size), self.config.n_candidates)
+        if self._seeds is None:
+            raise ResetNeeded("no conversation has begun; call reset() before step()")
+        over = self._conversations.is_over()
+        ended, running = self._rows[over], self._rows[~over]
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        if len(ended):
+            self._episodes[ended] += 1
+            self._conversations.begin(ended, self._seeds[ended], self._episodes[ended])
+        if len(running):
+            rewards[running] = self._conversations.advance(running, slates[running])
+        terminated = self._conversations.is_over()
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        return self._conversations.observations(), rewards, terminated, truncated, self._conversations.info()
+
+    def render(self) -> tuple[ImageArray, ...] | None:  # type: ignore[override]
+        """Draw the last slate of every conversation.
+
+        Returns:
+            A frame ``(height, width, 3)`` uint8 for each, or None without a render mode.
+
+        Raises:
+            ResetNeeded: If no conversation has begun.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn('nothing to render without a render mode; pass render_mode="rgb_array" to make_vec')
+            return None
+        if self._seeds is None:
+            raise ResetNeeded("no conversation has begun; call reset() before render()")
+        return tuple(frame(self._conversations, row) for row in range(self.num_envs))
+
+    def _seeds_of(self, seed: int | Sequence[int | None]) -> UInt64Array:
+        """One seed for each conversation."""
+        if isinstance(seed, int | np.integer):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            given = list(seed)
+            if len(given) != self.num_envs or any(not isinstance(s, int | np.integer) for s in given):
+                raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
+            seeds = [int(s) for s in given if s is not None]
+        if min(seeds) < 0:
+            raise ValueError(f"seeds must be 0 or more, got {min(seeds)}")
+        self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seeds[0])
+        return np.array([s & 0xFFFFFFFFFFFFFFFF for s in seeds], dtype=np.uint64)

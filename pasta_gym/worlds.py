@@ -1,0 +1,221 @@
+"""Worlds: which parts an environment is assembled from."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from pasta_gym.candidates import EditCandidates
+from pasta_gym.encoders import TableTextEncoder
+from pasta_gym.images import DiffusionImages, SurrogateImages
+from pasta_gym.mini import grammar
+from pasta_gym.seeding import mix
+from pasta_gym.types import (
+    CandidateGenerator,
+    FloatArray,
+    ImageGenerator,
+    IntArray,
+    PromptBook,
+    TextEncoder,
+    UInt64Array,
+    UserModelProtocol,
+)
+
+SPLITS = ("train", "validation", "test")
+
+
+class CandidateGeneratorFactory(Protocol):
+    """Makes the candidate generator of one environment."""
+
+    def __call__(self, split: str, n_candidates: int, n_categories: int) -> CandidateGenerator:
+        """Make a generator; ValueError for numbers it cannot do."""
+        ...
+
+
+@dataclass(frozen=True)
+class World:
+    """One assembly of parts. Subclass nothing: put your own parts into the fields.
+
+    Attributes:
+        name: What results call it.
+        prompt_book: Ids to text and keys.
+        initial_prompts: For each split, the ids that users begin with.
+        text_encoder: Embeds prompts.
+        image_generators: By name, what makes an image generator; called once, when first asked for.
+        candidate_generator: Makes the candidate generator of an environment.
+        user_model: A user model, or the folder of one.
+        picture_size: Height and width in pixels of a picture.
+        embedding_bound: No component of an embedding is larger than this; the observation space's limit.
+    """
+
+    name: str
+    prompt_book: PromptBook
+    initial_prompts: Mapping[str, IntArray]
+    text_encoder: TextEncoder
+    image_generators: Mapping[str, Callable[[], ImageGenerator]]
+    candidate_generator: CandidateGeneratorFactory
+    user_model: UserModelProtocol | str | pathlib.Path
+    picture_size: int = 64
+    embedding_bound: float = 1000.0
+    _made: dict[str, ImageGenerator] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def image_generator(self, name: str) -> ImageGenerator:
+        """Return an image generator of this world, made on first use.
+
+        Raises:
+            ValueError: If the world has none of that name.
+        """
+        if name not in self.image_generators:
+            raise ValueError(
+                f"images must be one of {tuple(self.image_generators)} in world {self.name!r}, got {name!r}"
+            )
+        if name not in self._made:
+            self._made[name] = self.image_generators[name]()
+        return self._made[name]
+
+    def split(self, name: str) -> IntArray:
+        """Return the initial prompts ``(n,)`` of a split.
+
+        Raises:
+            ValueError: If the world has no such split, or it is empty.
+        """
+        if name not in self.initial_prompts or not len(self.initial_prompts[name]):
+            raise ValueError(f"split must be one of {tuple(self.initial_prompts)} in world {self.name!r}, got {name!r}")
+        return self.initial_prompts[name]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+        # Gymnasium copies the arguments of make; parts are shared, never changed.
+        return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if self.name in WORLDS and make_world(self.name) is self:
+            return make_world, (self.name,)
+        fields = (
+            self.name,
+            self.prompt_book,
+            self.initial_prompts,
+            self.text_encoder,
+            self.image_generators,
+            self.candidate_generator,
+            self.user_model,
+            self.picture_size,
+            self.embedding_bound,
+        )
+        return type(self), fields
+
+
+class GrammarPromptBook:
+    """The mini world's prompt book: ids are the prompts of ``pasta_gym.mini.grammar``."""
+
+    def texts(self, ids: IntArray) -> list[str]:
+        """Write prompt ids ``(n,)`` out in words."""
+        return grammar.prompt_texts(ids)
+
+    def keys(self, ids: IntArray) -> UInt64Array:
+        """Return a random key for each id, same shape."""
+        return mix(ids)
+
+    def parse(self, text: str) -> int:
+        """Return the id of a prompt that a person wrote.
+
+        Raises:
+            ValueError: If a word is unknown; the message lists close ones.
+        """
+        return grammar.parse_prompt(text)
+
+
+def _mini_candidates(split: str, n_candidates: int, n_categories: int) -> EditCandidates:
+    return EditCandidates(n_candidates, n_categories, avoid_held_out=split == "train")
+
+
+def _encode_mini_texts(texts: list[str]) -> FloatArray:
+    from pasta_gym.mini.clip import load_clip
+
+    return load_clip().encode_texts(texts)
+
+
+def _make_mini() -> World:
+    from pasta_gym.mini.training_data import cache_directory
+    from pasta_gym.mini.weights import file_hash, weights_directory
+
+    folder = weights_directory()
+    book = GrammarPromptBook()
+    clip = folder / "clip" / "open_clip_model.safetensors"
+    if not clip.is_file():
+        raise ValueError(
+            f"the weights {clip} are missing; reinstall pasta-gym, or train them with `python -m pasta_gym.mini.train`"
+        )
+    cache_file = cache_directory() / f"prompt-embeddings-{file_hash(clip)}.npz"
+    text_encoder = TableTextEncoder(book, _encode_mini_texts, 64, grammar.N_PROMPTS, cache_file=cache_file)
+
+    def surrogate() -> ImageGenerator:
+        from pasta_gym.mini.surrogate import load_surrogate
+
+        return SurrogateImages(load_surrogate(), text_encoder)
+
+    def diffusion() -> ImageGenerator:
+        from pasta_gym.mini import sdxl
+        from pasta_gym.mini.clip import load_clip
+
+        clip_model = load_clip()
+        return DiffusionImages(
+            sdxl.load_pipeline(),
+            book,
+            clip_model.encode_images,
+            clip_model.embedding_dim,
+            size=sdxl.IMAGE_SIZE,
+            steps=sdxl.DEFAULT_STEPS,
+            guidance=sdxl.DEFAULT_GUIDANCE,
+        )
+
+    return World(
+        name="mini",
+        prompt_book=book,
+        initial_prompts={split: grammar.initial_prompt_ids(split) for split in SPLITS},
+        text_encoder=text_encoder,
+        image_generators={"surrogate": surrogate, "diffusion": diffusion},
+        candidate_generator=_mini_candidates,
+        user_model=folder / "user_model",
+        picture_size=64,
+    )
+
+
+WORLDS: Mapping[str, Callable[[], World]] = {"mini": _make_mini}
+
+
+@functools.cache
+def make_world(name: str) -> World:
+    """Return a shipped world; one object a process.
+
+    Raises:
+        ValueError: If there is no world of that name, or its weights are missing.
+    """
+    if name not in WORLDS:
+        raise ValueError(f"world must be one of {tuple(WORLDS)} or a World of your own, got {name!r}")
+    return WORLDS[name]()
+
+
+def load_user_model(given: UserModelProtocol | str | pathlib.Path, aggregator: str | None = None) -> UserModelProtocol:
+    """Return a user model from itself or its folder, with another aggregator if one is asked for.
+
+    Raises:
+        ValueError: If it cannot be loaded, or the aggregator is unknown.
+    """
+    if isinstance(given, str | pathlib.Path):
+        from pasta_gym.user_model import UserModel
+
+        user_model: UserModelProtocol = UserModel.load(pathlib.Path(given))
+    elif isinstance(given, UserModelProtocol):
+        user_model = given
+    else:
+        raise ValueError(f"user_model must be a user model or the folder of one, got {type(given).__name__}")
+    if not np.isclose(np.sum(user_model.prior), 1.0, atol=1e-4):
+        raise ValueError(f"the user model's prior must sum to 1, got {float(np.sum(user_model.prior)):.4f}")
+    if aggregator is None or aggregator == user_model.aggregator:
+        return user_model
+    return user_model.with_aggregator(aggregator)
