@@ -191,6 +191,11 @@ class LoggedHistories:
         """Embeddings of the candidates at ``turns`` (0..H-1), ``(B, C, d)``."""
         return self.prompt_embeddings[self.candidates[episodes, turns]]
 
+    def mean_return(self) -> float:
+        """Mean over all turns of the rewards from that turn on."""
+        to_go = self.rewards.flip(1).cumsum(1)
+        return float(to_go.mean())
+
     def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw turns uniformly with replacement: episodes ``(B,)`` and turns ``(B,)`` in 0..H-1."""
         episodes = torch.randint(self.n_episodes, (batch_size,), generator=generator)

@@ -25,7 +25,7 @@ from agents.checkpoint import config_from_card, load_weights, read_checkpoint, w
 from agents.diagnostics import context_effect
 from agents.history import Histories, LoggedHistories, StateEncoder, histories_from_observations
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
-from agents.networks import PromptNetwork, ValueNetwork, update_target
+from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
 from agents.slate_selection import sampled_slate, top_slate
 from pasta_gym import seeding
 from pasta_gym.trajectories import TrajectoryDataset
@@ -183,6 +183,8 @@ class IQLAgent:
         self._build(dataset.prompt_embeddings.shape[1], logged.horizon, belief, generator)
         network = self._trained()
         network.encoder.fit_statistics(logged)
+        start_at(network.prompt_value, config.reward_scale * logged.mean_return())
+        start_at(network.history_value, config.reward_scale * logged.mean_return())
         target = copy.deepcopy(network).requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)

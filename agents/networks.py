@@ -45,6 +45,20 @@ def hidden_layers(width: int, n_layers: int, generator: torch.Generator) -> nn.S
     return nn.Sequential(*layers)
 
 
+@torch.no_grad()
+def start_at(network: PromptNetwork | ValueNetwork, value: float) -> None:
+    """Set the bias of the common output, so that an untrained network's values lie around ``value``.
+
+    Starting far from the data would make the first steps move everything in one direction, and a history encoder
+    then saturates before it has learned to tell one past from another.
+
+    Args:
+        network: An untrained network, changed in place.
+        value: Mean of the values to come.
+    """
+    (network.from_state if network.head is None else network.head).bias[0] = value
+
+
 def context_average(outputs: Tensor, context: Tensor) -> Tensor:
     """Combine one common output with one output per context entry.
 

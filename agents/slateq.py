@@ -25,7 +25,7 @@ from agents.checkpoint import config_from_card, load_weights, read_checkpoint, w
 from agents.diagnostics import context_effect
 from agents.history import Histories, LoggedHistories, StateEncoder, histories_from_observations
 from agents.losses import bootstrapped_target, choice_cross_entropy, slateq_slate_value, slateq_td_loss
-from agents.networks import PromptNetwork, update_target
+from agents.networks import PromptNetwork, start_at, update_target
 from agents.slate_selection import coordinate_slate, exact_choice_slate, topk_choice_slate
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -177,6 +177,7 @@ class SlateQAgent:
         self._build(dataset.prompt_embeddings.shape[1], logged.horizon, belief, generator)
         network = self._trained()
         network.encoder.fit_statistics(logged)
+        start_at(network.item_value, config.reward_scale * logged.mean_return())
         target = copy.deepcopy(network).requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)

@@ -100,9 +100,7 @@ def test_sampling_follows_its_keys_and_greedy_ignores_them(trained, observations
     assert np.array_equal(sampler.act(observations, SEEDS), best)
 
 
-def test_a_privileged_belief_marks_the_agent_and_comes_from_the_user_model(
-    data, observations, tmp_path, monkeypatch
-):
+def test_a_privileged_belief_marks_the_agent_and_comes_from_the_user_model(data, observations, tmp_path, monkeypatch):
     asked = []
 
     def load(path):
@@ -281,7 +279,10 @@ def spoil_tensor(folder, name):
         (lambda f: without_tensor(f, "belief.prior"), "no complete fitted belief"),
         (lambda f: spoil_tensor(f, "belief.prior"), "fitted belief with bad numbers"),
         (lambda f: without_tensor(f, "network.encoder.prompt_mean"), "does not fit its card"),
-        (lambda f: spoil_tensor(f, "network.encoder.prompt_mean"), r"not finite in \['network\.encoder\.prompt_mean'\]"),
+        (
+            lambda f: spoil_tensor(f, "network.encoder.prompt_mean"),
+            r"not finite in \['network\.encoder\.prompt_mean'\]",
+        ),
     ],
 )
 def test_broken_folders_are_named(damage, message, trained, tmp_path):
@@ -323,7 +324,9 @@ def test_the_shipped_agents_are_built_from_their_targets():
     agent = instantiate({"_target_": "agents.iql.IQLAgent", "config": config, "name": "iql_per_prompt"})
     assert isinstance(agent, LearningAgent)
     assert (agent.name, agent.config.loss, agent.config.mixture.n_components) == ("iql_per_prompt", "per_prompt", 4)
-    slateq = instantiate({"_target_": "agents.slateq.SlateQAgent", "config": {"_target_": "agents.slateq.SlateQConfig"}})
+    slateq = instantiate(
+        {"_target_": "agents.slateq.SlateQAgent", "config": {"_target_": "agents.slateq.SlateQConfig"}}
+    )
     assert slateq.config == SlateQConfig()
     assert isinstance(instantiate({"_target_": "agents.random_slate.RandomAgent"}), Agent)
 

@@ -8,7 +8,7 @@ import torch
 
 from agents.diagnostics import context_effect
 from agents.history import LoggedHistories, StateEncoder, histories_from_observations
-from agents.networks import PromptNetwork, ValueNetwork, context_average, linear, update_target
+from agents.networks import PromptNetwork, ValueNetwork, context_average, linear, start_at, update_target
 from tests.agents.toy_world import ToyWorld
 
 WORLD = ToyWorld()
@@ -118,6 +118,22 @@ def test_networks_value_each_prompt_on_its_own(n_layers):
     assert values.shape == (4, 6)
     assert torch.allclose(network(state, context, prompts[:, 2:3])[:, 0], values[:, 2], atol=1e-6)
     assert ValueNetwork(5, 2, width=8, n_layers=n_layers, generator=generator)(state, context).shape == (4,)
+
+
+@pytest.mark.parametrize("n_layers", [0, 2])
+def test_a_network_can_start_at_the_mean_return(n_layers):
+    network = ValueNetwork(5, 2, width=8, n_layers=n_layers, generator=torch.Generator().manual_seed(0))
+    inputs = torch.zeros(1, 5), torch.zeros(1, 2)
+    start_at(network, 0.0)
+    before = network(*inputs).item()
+    start_at(network, 3.0)
+    assert network(*inputs).item() - before == pytest.approx(3.0, abs=1e-6)
+
+
+def test_mean_return_by_hand(data):
+    rewards = np.tile([1.0, 2.0, 6.0], (40, 1))
+    logged = LoggedHistories(replace(data, rewards=rewards), np.zeros((40, WORLD.horizon + 1, 0)))
+    assert logged.mean_return() == pytest.approx((9 + 8 + 6) / 3)
 
 
 def test_initial_weights_come_from_the_generator_alone():

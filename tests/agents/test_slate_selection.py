@@ -121,9 +121,7 @@ def test_sampling_follows_the_softmax_without_replacement():
     scores, n = np.array([0.0, 1.0, 2.0, 0.5]), 40_000
     categories = np.array([0, 0, 1, 2])
     noise = np.random.default_rng(1).gumbel(size=(n, 4))
-    slates = sampled_slate(
-        np.tile(scores, (n, 1)), np.tile(categories, (n, 1)), 2, temperature=0.5, gumbel_noise=noise
-    )
+    slates = sampled_slate(np.tile(scores, (n, 1)), np.tile(categories, (n, 1)), 2, temperature=0.5, gumbel_noise=noise)
     weights = np.exp(scores / 0.5)
     for first, second in itertools.permutations(range(4), 2):
         left = weights[categories != categories[first]].sum()
