@@ -1,66 +1,38 @@
-"""The studio that paints the raters' sessions: the mini world's own candidates, diffusion pipeline and readers."""
+"""The studio of the raters' sessions: the mini world's diffusion pipeline, its candidates, and both readers.
+
+``python -m pasta_gym.mini.rater_data paint`` looks it up by name, because the mini world lies below these parts.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+import functools
 
-from pasta_gym.candidates.edits import EditCandidates
-from pasta_gym.images.diffusion import DiffusionImages
-from pasta_gym.mini import clip, reader, sdxl
+from pasta_gym.mini import grammar, raters
+from pasta_gym.mini.clip import load_clip
 from pasta_gym.mini.rater_sessions import Studio
-from pasta_gym.mini.train_sdxl import use_plain_attention
-from pasta_gym.types import FloatArray, ImageArray, Images, IntArray, UInt64Array
-from pasta_gym.worlds import GrammarPromptBook
+from pasta_gym.mini.reader import load_reader, read_images
+from pasta_gym.types import FloatArray, ImageArray
+from pasta_gym.worlds import make_world
 
-BATCH = 64
+N_CANDIDATES, N_CATEGORIES = 25, 5
 
 
-class HalfPrecision:
-    """Paints in bf16, twice as fast on a CPU; the environment itself paints in float32.
-
-    Args:
-        images: The generator to run under autocast.
-    """
-
-    def __init__(self, images: DiffusionImages) -> None:
-        self.images = images
-        self.embedding_dim = images.embedding_dim
-
-    def generate(self, prompts: IntArray, keys: UInt64Array) -> Images:
-        """Paint prompts ``(N,)`` with keys ``(N, M)``."""
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.images.generate(prompts, keys)
+def _read(pixels: ImageArray, *, role: str) -> FloatArray:
+    """Read pictures ``(n, 64, 64, 3)`` by one of the two readers: ``(n, 38)``."""
+    return raters.pack_reads(list(read_images(load_reader(role), pixels)))
 
 
 def diffusion_studio() -> Studio:
-    """Assemble the studio from the shipped weights."""
-    mini_clip = clip.load_clip()
-    pipeline = sdxl.load_pipeline()
-    use_plain_attention(pipeline.unet)
+    """Assemble the parts from the shipped weights.
 
-    def embed(pixels: ImageArray) -> FloatArray:
-        with torch.autocast("cpu", enabled=False):
-            return mini_clip.encode_images(pixels)
-
-    def read(role: str, pixels: ImageArray) -> FloatArray:
-        with torch.autocast("cpu", enabled=False):
-            return np.concatenate(reader.read_images(reader.load_reader(role), pixels), axis=1)
-
-    images = DiffusionImages(
-        pipeline,
-        GrammarPromptBook(),
-        embed,
-        clip.EMBEDDING_DIM,
-        size=sdxl.IMAGE_SIZE,
-        steps=sdxl.DEFAULT_STEPS,
-        guidance=sdxl.DEFAULT_GUIDANCE,
-        batch_size=BATCH,
-    )
+    Raises:
+        ValueError: If weights are missing or broken.
+    """
+    world = make_world("mini")
     return Studio(
-        candidates={s: EditCandidates(avoid_held_out=s == "train") for s in ("train", "validation", "test")},
-        images=HalfPrecision(images),
-        encode_texts=mini_clip.encode_texts,
-        eye=lambda pixels: read("eye", pixels),
-        judge=lambda pixels: read("judge", pixels),
+        candidates={split: world.candidate_generator(split, N_CANDIDATES, N_CATEGORIES) for split in grammar.SPLITS},
+        images=world.image_generator("diffusion"),
+        encode_texts=load_clip().encode_texts,
+        eye=functools.partial(_read, role="eye"),
+        judge=functools.partial(_read, role="judge"),
     )

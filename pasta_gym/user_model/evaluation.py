@@ -103,9 +103,7 @@ def held_out(data: PreferenceData, split: str = "test", n_learn: int = max(N_LAB
     pairs = [np.flatnonzero(data.pair_raters == r) for r in raters]
     sessions = [np.flatnonzero(data.session_raters == r) for r in raters]
     if not pairs or len({len(p) for p in pairs}) != 1 or len({len(s) for s in sessions}) != 1:
-        raise ValueError(
-            f"the raters of split {split!r} must have equal numbers of pairs and of sessions"
-        )
+        raise ValueError(f"the raters of split {split!r} must have equal numbers of pairs and of sessions")
     if len(pairs[0]) <= n_learn:
         raise ValueError(f"raters need more than {n_learn} pairs, got {len(pairs[0])}; label more of split {split!r}")
     rows = np.stack(pairs).astype(np.int64)

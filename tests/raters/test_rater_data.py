@@ -143,7 +143,7 @@ def test_painting_goes_on_where_it_stopped(pool_folder, tmp_path):
     with pytest.raises(ValueError, match="pool of another configuration"):
         paint_sessions(studio(), copy, dataclasses.replace(CONFIG, seed=5), progress=False)
     lost.write_bytes(b"broken")
-    with pytest.raises(ValueError, match="cannot read .*shard.*delete it and paint again"):
+    with pytest.raises(ValueError, match=r"cannot read .*shard.*delete it and paint again"):
         load_pool(copy)
 
 

@@ -81,7 +81,7 @@ def test_the_jaccard_distance_counts_value_and_sign():
 
 
 def test_too_many_archetypes_are_refused():
-    with pytest.raises(ValueError, match="no 40 archetypes at least 0.8 apart"):
+    with pytest.raises(ValueError, match=r"no 40 archetypes at least 0\.8 apart"):
         draw_archetypes(0, RaterConfig(n_archetypes=40))
 
 
