@@ -146,6 +146,10 @@ class PastaEnv(gymnasium.Env[Observation, IntArray]):
         """The model of the users."""
         return self._conversations.parts.user_model
 
+    def hidden_user_types(self) -> IntArray:
+        """Return the hidden type of each conversation, ``(1,)``: for oracles and upper bounds alone."""
+        return self._conversations.user_types.copy()
+
     def texts(self, ids: IntArray) -> list[str]:
         """Write prompt ids ``(n,)`` out in words."""
         return self.world.prompt_book.texts(np.asarray(ids, dtype=np.int64))

@@ -120,6 +120,10 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         """What the categories of the candidates are called."""
         return tuple(self._conversations.parts.candidates.category_titles)
 
+    def hidden_user_types(self) -> IntArray:
+        """Return the hidden type of each conversation, ``(num_envs,)``: for oracles and upper bounds alone."""
+        return self._conversations.user_types.copy()
+
     def texts(self, ids: IntArray) -> list[str]:
         """Write prompt ids ``(n,)`` out in words."""
         return self.world.prompt_book.texts(np.asarray(ids, dtype=np.int64))
