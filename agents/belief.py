@@ -529,7 +529,7 @@ def restore_belief(kind: BeliefKind, posterior_from: str, tensors: dict[str, tor
         raise ValueError(
             f"{folder} has a fitted belief with bad numbers in its weights; train and save the agent again"
         )
-    return FittedBelief(ChoiceMixture(prior=prior.numpy(), weights=weights.numpy()))
+    return FittedBelief(ChoiceMixture(prior=prior.numpy().copy(), weights=weights.numpy().copy()))
 
 
 def load_user_model(path: str) -> TypePosterior:

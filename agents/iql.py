@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -23,10 +24,10 @@ from agents.belief import (
 )
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.diagnostics import context_effect
-from agents.history import Histories, LoggedHistories, StateEncoder, histories_from_observations
+from agents.history import Histories, LoggedHistories, StateEncoder, check_dataset, histories_from_observations
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
 from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
-from agents.slate_selection import sampled_slate, top_slate
+from agents.slate_selection import rounded, sampled_slate, top_slate
 from pasta_gym import seeding
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -89,7 +90,7 @@ class IQLConfig:
         Raises:
             ValueError: Naming the setting, its value and the range.
         """
-        if isinstance(self.mixture, dict):
+        if isinstance(self.mixture, Mapping):
             object.__setattr__(self, "mixture", MixtureConfig(**self.mixture))
         for name, allowed in (
             ("loss", ("slate_mean", "per_prompt")),
@@ -176,6 +177,7 @@ class IQLAgent:
         Raises:
             ValueError: If the dataset is malformed.
         """
+        check_dataset(dataset)
         config = self.config
         generator = torch.Generator().manual_seed(seed)
         belief = learn_belief(dataset, config.belief, config.posterior_from, config.mixture, seed=seed, log=log)
@@ -267,7 +269,7 @@ class IQLAgent:
         Raises:
             ValueError: If the agent is not trained, the observations are malformed or no slate is legal.
         """
-        scores = self.prompt_values(observations)
+        scores = rounded(self.prompt_values(observations))
         _, slate_size = check_observations(observations)
         categories = np.asarray(observations["categories"]) if self.config.one_per_category else None
         if self.config.selection == "greedy":

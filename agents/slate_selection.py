@@ -49,6 +49,15 @@ def check_slate_problem(scores: FloatArray, categories: IntArray | None, slate_s
         )
 
 
+def rounded(scores: FloatArray) -> FloatArray:
+    """Round a network's outputs to five decimals, as float64.
+
+    The last bits of a float32 matrix product depend on the size of the batch. Rounded, candidates that are the same
+    prompt tie, and the tie goes to the lower index in every batch.
+    """
+    return np.round(np.asarray(scores, dtype=np.float64), 5)
+
+
 def top_slate(scores: FloatArray, categories: IntArray | None, slate_size: int) -> IntArray:
     """Choose the slate with the largest sum of scores: the best of each category, then the best categories.
 

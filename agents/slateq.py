@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -23,15 +24,19 @@ from agents.belief import (
 )
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.diagnostics import context_effect
-from agents.history import Histories, LoggedHistories, StateEncoder, histories_from_observations
+from agents.history import Histories, LoggedHistories, StateEncoder, check_dataset, histories_from_observations
 from agents.losses import bootstrapped_target, choice_cross_entropy, slateq_slate_value, slateq_td_loss
 from agents.networks import PromptNetwork, start_at, update_target
-from agents.slate_selection import coordinate_slate, exact_choice_slate, topk_choice_slate
+from agents.slate_selection import coordinate_slate, exact_choice_slate, rounded, topk_choice_slate
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 Optimiser = Literal["coordinate", "exact", "topk"]
-_OPTIMISERS = {"coordinate": coordinate_slate, "exact": exact_choice_slate, "topk": topk_choice_slate}
+_OPTIMISERS: dict[str, Callable[[FloatArray, FloatArray, IntArray | None, int], IntArray]] = {
+    "coordinate": coordinate_slate,
+    "exact": exact_choice_slate,
+    "topk": topk_choice_slate,
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class SlateQConfig:
         Raises:
             ValueError: Naming the setting, its value and the range.
         """
-        if isinstance(self.mixture, dict):
+        if isinstance(self.mixture, Mapping):
             object.__setattr__(self, "mixture", MixtureConfig(**self.mixture))
         for name, allowed in (
             ("next_slate", ("logged", "max")),
@@ -170,6 +175,7 @@ class SlateQAgent:
         Raises:
             ValueError: If the dataset is malformed.
         """
+        check_dataset(dataset)
         config = self.config
         generator = torch.Generator().manual_seed(seed)
         belief = learn_belief(dataset, config.belief, config.posterior_from, config.mixture, seed=seed, log=log)
@@ -238,26 +244,28 @@ class SlateQAgent:
         # The slate after the last turn does not exist: any turn stands in for it, the target leaves its value out.
         next_turns = (turns + 1).clamp(max=logged.horizon - 1)
         histories = logged.histories(episodes, turns + 1)
-        if self.config.next_slate == "logged":
-            prompts = logged.slate_prompts(episodes, next_turns)
-        else:
-            candidates = logged.candidate_prompts(episodes, next_turns)
-            item_values, _ = target(histories, candidates)
-            _, logits = network(histories, candidates)
-            categories = logged.categories[episodes, next_turns].numpy()
-            slates = torch.from_numpy(
-                self._best_slates(item_values.numpy(), logits.numpy(), categories, logged.slate_size)
-            )
-            prompts = candidates.gather(1, slates[:, :, None].expand(-1, -1, candidates.shape[2]))
+        prompts = (
+            logged.slate_prompts(episodes, next_turns)
+            if self.config.next_slate == "logged"
+            else logged.candidate_prompts(episodes, next_turns)
+        )
         item_values, _ = target(histories, prompts)
         _, logits = network(histories, prompts)
+        if self.config.next_slate == "max":
+            categories = logged.categories[episodes, next_turns].numpy()
+            best = self._best_slates(item_values.numpy(), logits.numpy(), categories, logged.slate_size)
+            slates = torch.from_numpy(best)
+            item_values, logits = item_values.gather(1, slates), logits.gather(1, slates)
         return slateq_slate_value(item_values, logits)
 
     def _best_slates(
         self, item_values: FloatArray, choice_logits: FloatArray, categories: IntArray, slate_size: int
     ) -> IntArray:
         return _OPTIMISERS[self.config.optimiser](
-            item_values, choice_logits, categories if self.config.one_per_category else None, slate_size
+            rounded(item_values),
+            rounded(choice_logits),
+            categories if self.config.one_per_category else None,
+            slate_size,
         )
 
     def item_values_and_logits(self, observations: Observations) -> tuple[FloatArray, FloatArray]:
