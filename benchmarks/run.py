@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import pathlib
+import shutil
 import time
 import traceback
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 import pasta_gym
 from agents import Agent, LearningAgent
 from benchmarks import runs
-from benchmarks.evaluate import EpisodeScores, EvaluationConfig, evaluate
+from benchmarks.evaluate import EpisodeScores, EvaluationConfig, concatenate, evaluate
 from benchmarks.tracking import Tracker, TrackingConfig, make_tracker
-from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, TrajectoryDataset, collect, load
-from pasta_gym.trajectories import provenance
+from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, TrajectoryDataset, collect, load, provenance
 from pasta_gym.trajectories.dataset import REWARDS, Reward
 from pasta_gym.trajectories.files import digest, whole_folder, write_json, write_text
 
@@ -83,7 +83,7 @@ def read_settings(config: DictConfig) -> Settings:
     Raises:
         ValueError: If a key is unknown or a value out of range. Nothing has been run then.
     """
-    resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     unknown = sorted(set(resolved) - set(KEYS))
     if unknown:
         raise ValueError(f"unknown keys {unknown}; known ones: {', '.join(KEYS)}")
@@ -128,7 +128,7 @@ def with_checkpoint(resolved: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint={resolved['checkpoint']} must be a run directory with {runs.CONFIG} and {runs.CHECKPOINT}/; "
             "an agent that learns nothing has none: use agent=... instead"
         )
-    saved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(source / runs.CONFIG), resolve=True))
+    saved = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(source / runs.CONFIG), resolve=True))
     merged = {**resolved, **{name: saved[name] for name in OF_CHECKPOINT}, "checkpoint": str(source)}
     if resolved["experiment_name"] == "default":
         merged["experiment_name"] = saved["experiment_name"]
@@ -197,7 +197,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             dataset_id = None
             if isinstance(agent, LearningAgent):
                 agent, dataset_id = _learned(settings, agent, folder, tracker)
-            scores, seconds = _scored(settings, agent, envs)
+            scores, seconds = _scored(settings, agent, envs, folder)
             tracker.log(summary(scores) | {"evaluation/seconds": seconds})
             if settings.tracking.pictures:
                 _send_slates(settings, agent, tracker)
@@ -217,6 +217,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
                 "wall_seconds": round(time.monotonic() - began, 1),
             },
         )
+        shutil.rmtree(folder / runs.PARTS, ignore_errors=True)
     finally:
         envs.close()
 
@@ -249,7 +250,7 @@ def build_agent(config: dict[str, Any], envs: Any) -> Agent:
 def training_data(settings: Settings) -> TrajectoryDataset:
     """Read the dataset of a run under its reward; it is collected first if the cache lacks it."""
     folder = collect(settings.data, progress=lambda done, n: logger.info("collected %d of %d episodes", done, n))
-    return load(folder).with_reward(cast(Reward, settings.resolved["reward"]))
+    return load(folder).with_reward(cast("Reward", settings.resolved["reward"]))
 
 
 def _learned(
@@ -277,16 +278,20 @@ def _prefixed(metrics: dict[str, float]) -> dict[str, float]:
     return {name if name == "step" else f"training/{name}": value for name, value in metrics.items()}
 
 
-def _scored(settings: Settings, agent: Agent, envs: Any) -> tuple[EpisodeScores, float]:
+def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path) -> tuple[EpisodeScores, float]:
+    """Play what is missing, batch by batch; whole batches are kept on disk until all are there."""
     began = time.monotonic()
-    scores = evaluate(
-        agent,
-        envs,
-        settings.evaluation,
-        agent_seed=settings.resolved["seed"],
-        progress=lambda done, n: logger.info("%s: %d of %d episodes", settings.key.agent, done, n),
-    )
-    return scores, time.monotonic() - began
+    wanted, parts = settings.evaluation, []
+    for first in range(0, wanted.n_episodes, envs.num_envs):
+        n_episodes = min(envs.num_envs, wanted.n_episodes - first)
+        path = folder / runs.PARTS / f"{first:07d}-{n_episodes}.csv"
+        if not path.exists():
+            batch = replace(wanted, n_episodes=n_episodes)
+            played = evaluate(agent, envs, batch, agent_seed=settings.resolved["seed"], first_episode=first)
+            runs.write_scores(path, settings.key, played)
+        parts.append(runs.read_scores(path)[0][1])
+        logger.info("%s: %d of %d episodes", settings.key.agent, first + n_episodes, wanted.n_episodes)
+    return concatenate(parts), time.monotonic() - began
 
 
 def summary(scores: EpisodeScores) -> dict[str, float]:
@@ -322,6 +327,16 @@ def _send_slates(settings: Settings, agent: Agent, tracker: Tracker) -> None:
         evaluate(agent, Watched(), replace(settings.evaluation, n_episodes=1), agent_seed=settings.resolved["seed"])
     finally:
         envs.close()
+
+
+def user_model_folder(world: str) -> str:
+    """Name the folder of a shipped world's user model, for agents that are given it (``${user_model_folder:mini}``)."""
+    from pasta_gym.worlds import make_world
+
+    return str(make_world(world).user_model)
+
+
+OmegaConf.register_new_resolver("user_model_folder", user_model_folder, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="run")

@@ -22,7 +22,7 @@ CONFIG, SCORES, METRICS, METADATA, FAILURE = (
     "metadata.json",
     "failure.json",
 )
-CHECKPOINT = "checkpoint"
+CHECKPOINT, PARTS = "checkpoint", "parts"
 KEY_COLUMNS = ("experiment", "config_hash", "agent", "reward", "data", "world", "images", "split", "seed")
 OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, "metrics.csv", "started.json")
 
@@ -175,7 +175,8 @@ def clear(folder: pathlib.Path) -> None:
     """Remove a run's own files, and nothing else, from its directory."""
     for name in OWN_FILES:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    for name in (CHECKPOINT, PARTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list[pathlib.Path]]:

@@ -48,7 +48,7 @@ def bootstrap_means(
     if len(set(sizes.values())) > 1:
         raise ValueError(f"agents must be scored on the same episodes, got {sizes} of them; evaluate the others again")
     n_episodes = next(iter(sizes.values()))
-    counts = rng.multinomial(n_episodes, np.full(n_episodes, 1 / n_episodes), size=n_replicates)
+    counts = _times_drawn(n_episodes, n_replicates, rng)
     means = {}
     for name, values in scores.items():
         of_seed = counts @ values.T / n_episodes  # (n_replicates, seeds)
@@ -140,6 +140,12 @@ def probability_of_improvement(better: Scores, worse: Scores) -> float:
     """
     gap = better[:, None, :] - worse[None, :, :]
     return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+
+
+def _times_drawn(n: int, n_replicates: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw ``n`` of ``n`` with replacement: how often each came, ``(n_replicates, n)``."""
+    drawn = rng.integers(0, n, size=(n_replicates, n)) + np.arange(n_replicates)[:, None] * n
+    return np.bincount(drawn.reshape(-1), minlength=n_replicates * n).reshape(n_replicates, n)
 
 
 def _require_scores(name: str, values: Scores) -> Scores:

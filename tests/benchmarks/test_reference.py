@@ -31,7 +31,7 @@ def test_the_expected_utility_of_a_choice_by_hand():
     assert_allclose(values, [[0.8 * 0.75 + 0.2 * 0.5]], rtol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 3), min_size=2, max_size=4), st.floats(0.5, 20))
 def test_the_best_slate_is_that_of_brute_force(seed, sizes, temperature):
     rng = np.random.default_rng(seed)

@@ -22,9 +22,9 @@ def test_interquartile_mean_matches_scipy_and_a_hand_case():
 
 def test_one_seed_gives_the_interval_of_the_mean():
     scores = rng().normal(3, 2, size=(1, 400))
-    made = stats.mean_intervals({"a": scores}, rng(1), 4000)["a"]
+    made = stats.mean_intervals({"a": scores}, rng(1), 2000)["a"]
     half = 1.96 * scores.std() / 20
-    assert_allclose([made.low, made.high], [scores.mean() - half, scores.mean() + half], atol=0.15 * half)
+    assert_allclose([made.low, made.high], [scores.mean() - half, scores.mean() + half], atol=0.2 * half)
 
 
 def test_seeds_that_differ_widen_the_interval():
@@ -33,8 +33,8 @@ def test_seeds_that_differ_widen_the_interval():
     narrow, wide = (stats.mean_intervals({"a": s}, rng(1))["a"] for s in (alike, apart))
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
     # The standard deviation of a mean of three drawn from -2, 0, 2 is sqrt(8/9).
-    replicates = stats.bootstrap_means({"a": apart}, rng(1), 20_000)["a"]
-    assert_allclose(replicates.std(), np.sqrt(8 / 9 + 1 / 400), rtol=0.03)
+    replicates = stats.bootstrap_means({"a": apart}, rng(1), 4000)["a"]
+    assert_allclose(replicates.std(), np.sqrt(8 / 9 + 1 / 400), rtol=0.05)
 
 
 def test_conversations_are_paired_across_agents():
@@ -56,16 +56,16 @@ def test_normalised_ends_have_no_width_and_the_middle_is_in_the_middle():
 
 def test_coverage_of_the_interval_is_near_its_name():
     hits = 0
-    for trial in range(200):
+    for trial in range(100):
         truth = rng(trial)
         seeds = truth.normal(5, 0.5, size=(6, 1))
         scores = seeds + truth.normal(0, 1, size=(1, 50)) + truth.normal(0, 1, size=(6, 50))
-        made = stats.mean_intervals({"a": scores}, rng(trial), 300)["a"]
+        made = stats.mean_intervals({"a": scores}, rng(trial), 200)["a"]
         hits += made.low <= 5 <= made.high
-    assert 0.82 <= hits / 200 <= 0.99
+    assert 0.82 <= hits / 100 <= 0.99
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(2, 30))
 def test_intervals_hold_the_replicates_and_do_not_depend_on_other_generators(seed, n_seeds, n_episodes):
     scores = {"a": rng(seed).normal(size=(n_seeds, n_episodes))}

@@ -1,0 +1,84 @@
+"""Score the agents of finished runs on the diffusion pipeline: hours on a CPU, so it is made once and shipped.
+
+Run ``python -m benchmarks.diffusion_scores runs/small``. It goes on where it was killed, batch by batch, and
+joins everything into one CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from benchmarks import run, runs
+from pasta_gym.trajectories.files import write_text
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "diffusion_scores.csv"
+
+
+def diffusion_settings(
+    source: pathlib.Path, *, rewards: Sequence[str], seeds: Sequence[int], n_episodes: int
+) -> list[run.Settings]:
+    """List the runs to make: one for each finished surrogate run under a folder.
+
+    Args:
+        source: Folder that ``benchmarks.run`` wrote to.
+        rewards: Which of ``"sparse"`` and ``"dense"``.
+        seeds: Which training seeds.
+        n_episodes: Episodes of each; the first ones of the evaluation's stream.
+
+    Raises:
+        ValueError: If no finished run fits.
+    """
+    finished, _, _ = runs.find_runs(source)
+    chosen = [
+        r for r in finished if r.key.images == "surrogate" and r.key.reward in rewards and r.key.seed in set(seeds)
+    ]
+    if not chosen:
+        raise ValueError(f"{source} has no finished surrogate run with reward in {rewards} and seed in {seeds}")
+    return [_moved(found, n_episodes) for found in chosen]
+
+
+def _moved(found: runs.Run, n_episodes: int) -> run.Settings:
+    saved = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(found.folder / runs.CONFIG), resolve=True))
+    has_checkpoint = (found.folder / runs.CHECKPOINT).is_dir()
+    changes = {
+        "images": "diffusion",
+        "experiment_name": f"{found.key.experiment}_diffusion",
+        "checkpoint": str(found.folder) if has_checkpoint else None,
+        "evaluation": {**saved["evaluation"], "n_episodes": n_episodes},
+    }
+    return run.read_settings(OmegaConf.create({**saved, **changes}))
+
+
+def join_scores(folders: Sequence[pathlib.Path], target: pathlib.Path) -> None:
+    """Join the scores of finished runs into one CSV with one header."""
+    lines: list[str] = []
+    for folder in folders:
+        own = (folder / runs.SCORES).read_text(encoding="utf-8").splitlines()
+        lines += own if not lines else own[1:]
+    write_text(target, "\n".join(lines) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Score every agent found, then write the joined CSV and name it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion_scores", description=__doc__)
+    parser.add_argument("source", type=pathlib.Path, help="folder of finished runs, such as runs/small")
+    parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--rewards", nargs="*", default=["sparse"])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    wanted = diffusion_settings(given.source, rewards=given.rewards, seeds=given.seeds, n_episodes=given.episodes)
+    join_scores([run.run(settings) for settings in wanted], given.out)
+    sys.stdout.write(f"wrote {given.out}\n")
+
+
+if __name__ == "__main__":
+    main()

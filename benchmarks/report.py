@@ -1,0 +1,413 @@
+"""Turn run directories into a table with intervals, the headline checks, figures and a page.
+
+Run ``python -m benchmarks.report RUNS_DIR``. It writes ``table.md``, ``scores.csv``, ``figure.png``,
+``summary.json`` and ``report.html`` into ``RUNS_DIR/report`` and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import pathlib
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks import runs, stats
+from benchmarks.stats import Interval, Scores
+from pasta_gym.trajectories.files import write_json, write_text
+
+RANDOM, CLAIRVOYANT, BLIND = "random", "clairvoyant", "blind_slate_aware"
+REFERENCES = (RANDOM, "blind_marginal", BLIND, CLAIRVOYANT)
+BOOTSTRAP_SEED = 20_260_101
+MIN_HEADROOM = 0.20
+MARK = " \\*"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One reward and one painter of pictures: the scores of every agent on the same conversations.
+
+    Attributes:
+        returns: ``(seeds, episodes)`` episode returns of each agent.
+        utilities: ``(H,)`` mean utility of the chosen column at each turn.
+        episodes: How many conversations all agents share.
+        mean: Mean return with its interval.
+        normalised: On the scale from random to the clairvoyant; empty if either is missing.
+    """
+
+    returns: dict[str, Scores]
+    utilities: dict[str, Scores]
+    episodes: int
+    mean: dict[str, Interval]
+    normalised: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim and whether the runs bear it out; ``passed`` is None where runs for it are missing."""
+
+    claim: str
+    passed: bool | None
+    found: str
+
+
+@dataclass
+class Report:
+    """What a folder of runs says.
+
+    Attributes:
+        title: Experiment, data and world.
+        agents: Row order of the table.
+        privileged: Agents that use insides of the environment.
+        cells: By reward and painter.
+        checks: The headline claims.
+        failed: What failed runs said.
+        open_runs: Runs that neither finished nor failed.
+    """
+
+    title: str
+    agents: list[str]
+    privileged: set[str]
+    cells: dict[tuple[str, str], Cell]
+    checks: list[Check] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    open_runs: list[pathlib.Path] = field(default_factory=list)
+
+
+def make_reports(root: pathlib.Path, *, n_replicates: int = 2000) -> list[Report]:
+    """Read every run under a folder: one report an experiment, dataset and world.
+
+    Raises:
+        ValueError: If there is no finished run.
+    """
+    finished, failed, open_runs = runs.find_runs(root)
+    if not finished:
+        said = "; ".join(f"{f['folder']}: {f.get('error')}" for f in failed) or "none began"
+        raise ValueError(f"{root} holds no finished run ({said}); run python -m benchmarks.run first")
+    groups: dict[tuple[str, str, str, str], list[runs.Run]] = {}
+    for run in finished:
+        key = run.key
+        groups.setdefault((key.experiment, key.data, key.world, key.split), []).append(run)
+    reports = []
+    for name, own in groups.items():
+        report = Report(
+            title=f"{name[0]}: {name[1]} data, {name[2]} world, {name[3]} prompts",
+            agents=_row_order({run.key.agent for run in own}),
+            privileged={run.key.agent for run in own if run.metadata.get("privileged")},
+            cells=_cells(own, n_replicates),
+            failed=failed,
+            open_runs=open_runs,
+        )
+        report.checks = headline_checks(report)
+        reports.append(report)
+    return reports
+
+
+def _row_order(agents: set[str]) -> list[str]:
+    learned = sorted(agents - set(REFERENCES))
+    return [a for a in (*REFERENCES[:-1], *learned, CLAIRVOYANT) if a in agents]
+
+
+def _cells(finished: list[runs.Run], n_replicates: int) -> dict[tuple[str, str], Cell]:
+    grouped: dict[tuple[str, str], dict[str, list[runs.Run]]] = {}
+    for run in finished:
+        grouped.setdefault((run.key.reward, run.key.images), {}).setdefault(run.key.agent, []).append(run)
+    return {key: _cell(own, n_replicates) for key, own in sorted(grouped.items(), reverse=True)}
+
+
+def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
+    shared = set.intersection(*(set(run.scores.episodes.tolist()) for own in by_agent.values() for run in own))
+    if not shared:
+        raise ValueError(f"the agents {sorted(by_agent)} share no episode; evaluate them with the same evaluation.seed")
+    returns, utilities = {}, {}
+    for agent, own in by_agent.items():
+        rows = [np.flatnonzero(np.isin(run.scores.episodes, sorted(shared))) for run in own]
+        ordered = [r[np.argsort(run.scores.episodes[r])] for r, run in zip(rows, own, strict=True)]
+        returns[agent] = np.stack([run.scores.returns[r] for run, r in zip(own, ordered, strict=True)])
+        utilities[agent] = np.mean(
+            [run.scores.chosen_utilities[r].mean(axis=0) for run, r in zip(own, ordered, strict=True)], axis=0
+        )
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    mean = stats.mean_intervals(returns, rng, n_replicates)
+    can_scale = RANDOM in mean and CLAIRVOYANT in mean and mean[CLAIRVOYANT].estimate > mean[RANDOM].estimate
+    normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates) if can_scale else {}
+    return Cell(returns, utilities, len(shared), mean, normalised)
+
+
+def headline_checks(report: Report) -> list[Check]:
+    """Test the claims that the table is meant to carry (see ``docs/benchmarks.md``)."""
+    checks: list[Check] = []
+    for (reward, images), cell in report.cells.items():
+        if images != "surrogate" or RANDOM not in cell.returns:
+            continue
+        learned = [a for a in report.agents if a in cell.returns and a not in REFERENCES and a not in report.privileged]
+        checks += [_above_random(cell, agent, reward) for agent in learned]
+        if CLAIRVOYANT in cell.returns:
+            checks.append(_not_saturated(cell, reward))
+            if BLIND in cell.returns:
+                checks.append(_headroom(cell, reward))
+        other = report.cells.get((reward, "diffusion"))
+        if other is not None:
+            checks.append(_same_order(cell, other, reward))
+    return checks
+
+
+def _above_random(cell: Cell, agent: str, reward: str) -> Check:
+    ours, floor = cell.mean[agent], cell.mean[RANDOM]
+    of_seed = cell.returns[agent].mean(axis=1)
+    every = bool((of_seed > cell.returns[RANDOM].mean()).all())
+    apart = ours.low > floor.high
+    return Check(
+        f"{agent} above random, {reward}: intervals apart and in every seed",
+        apart and every,
+        f"{_text(ours)} against {_text(floor)}; seeds {', '.join(f'{s:.2f}' for s in of_seed)}",
+    )
+
+
+def _not_saturated(cell: Cell, reward: str) -> Check:
+    gap = cell.mean[CLAIRVOYANT].estimate - cell.mean[RANDOM].estimate
+    spread = float(cell.returns[RANDOM].std(axis=1, ddof=1).mean()) if cell.episodes > 1 else float("nan")
+    return Check(
+        f"clairvoyant minus random is at least one standard deviation of random's return, {reward}",
+        bool(gap >= spread),
+        f"{gap:.2f} against {spread:.2f}",
+    )
+
+
+def _headroom(cell: Cell, reward: str) -> Check:
+    blind = cell.mean[BLIND].estimate
+    top, floor = cell.mean[CLAIRVOYANT].estimate, cell.mean[RANDOM].estimate
+    share = (top - blind) / (top - floor) if top > floor else float("nan")
+    return Check(
+        f"personalisation is worth at least {MIN_HEADROOM:.0%} of the gap from random to clairvoyant, {reward}",
+        bool(share >= MIN_HEADROOM),
+        f"{share:.0%} above the best slate that ignores the user",
+    )
+
+
+def _same_order(surrogate: Cell, diffusion: Cell, reward: str) -> Check:
+    """No pair of agents may be apart one way under the surrogate and apart the other way under diffusion."""
+    shared = sorted(set(surrogate.returns) & set(diffusion.returns))
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    agreeing, reversed_pairs, n_pairs = 0, [], 0
+    for i, first in enumerate(shared):
+        for second in shared[i + 1 :]:
+            here = stats.difference_interval(surrogate.returns, first, second, rng, 1000)
+            there = stats.difference_interval(diffusion.returns, first, second, rng, 1000)
+            n_pairs += 1
+            agreeing += here.estimate * there.estimate > 0
+            if (here.low > 0 and there.high < 0) or (here.high < 0 and there.low > 0):
+                reversed_pairs.append(f"{first} and {second}")
+    found = f"{agreeing} of {n_pairs} pairs in the same order over {diffusion.episodes} episodes on diffusion"
+    if reversed_pairs:
+        found += f"; reversed beyond noise: {', '.join(reversed_pairs)}"
+    claim = f"agents keep their order when moved from surrogate to diffusion, {reward}"
+    return Check(claim, not reversed_pairs if n_pairs else None, found)
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Lay the report out: header, and one row an agent with ``estimate [low, high]`` in each column."""
+    header, columns = ["agent", "seeds"], []
+    for (reward, images), cell in report.cells.items():
+        if images == "surrogate":
+            header += [f"{reward} return", f"{reward} normalised"]
+            columns += [cell.mean, cell.normalised]
+        else:
+            header.append(f"{reward} return on {images} ({cell.episodes} episodes)")
+            columns.append(cell.mean)
+    rows = []
+    for agent in report.agents:
+        seeds = max((len(c.returns[agent]) for c in report.cells.values() if agent in c.returns), default=0)
+        values = [_text(column[agent]) if agent in column else "" for column in columns]
+        rows.append([agent + (MARK if agent in report.privileged else ""), str(seeds), *values])
+    return header, rows
+
+
+def markdown(report: Report) -> str:
+    """Write a report as Markdown: table, notes, checks, failed runs."""
+    header, rows = table_rows(report)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    sizes = sorted({cell.episodes for (_, images), cell in report.cells.items() if images == "surrogate"})
+    notes = [
+        f"## {report.title}",
+        "",
+        line(header),
+        "|" + "|".join("-" * (width + 2) for width in widths) + "|",
+        *(line(row) for row in rows),
+        "",
+        f"Mean [95% interval] over training seeds and {', '.join(map(str, sizes)) or 'no'} held-out episodes under the "
+        "surrogate. Returns are 10 x utility: sparse in 0..10, dense in 0..50. Normalised: 0 = random, "
+        "1 = clairvoyant (myopic, so it can be passed).",
+        "\\* uses insides of the environment.",
+        "",
+        "### Checks",
+        "",
+    ]
+    words = {True: "yes", False: "NO", None: "not run"}
+    notes += [f"- {words[check.passed]}: {check.claim}: {check.found}" for check in report.checks]
+    if report.failed:
+        notes += ["", "### Failed runs", ""]
+        notes += [f"- {failure['folder']}: {failure.get('error', 'no message')}" for failure in report.failed]
+    if report.open_runs:
+        notes += ["", "### Unfinished runs", "", *(f"- {folder}" for folder in report.open_runs)]
+    return "\n".join(notes) + "\n"
+
+
+def draw(report: Report, path: pathlib.Path) -> None:
+    """Draw normalised scores with intervals, and the chosen column's utility turn by turn."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cells = {reward: cell for (reward, images), cell in report.cells.items() if images == "surrogate"}
+    cells = cells or {reward: cell for (reward, _), cell in report.cells.items()}
+    figure = Figure(figsize=(11, 0.8 + 0.42 * max(6, len(report.agents))), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    colours = mpl.colormaps["tab20"](np.linspace(0, 1, 20))
+    for shift, marker, (reward, cell) in zip((-0.14, 0.14), "os", cells.items(), strict=False):
+        shown = cell.normalised or cell.mean
+        for row, agent in enumerate(report.agents):
+            if agent in shown:
+                made = shown[agent]
+                left.plot([made.low, made.high], [row + shift] * 2, color=colours[row % 20], linewidth=2)
+                left.plot(
+                    made.estimate, row + shift, marker, color=colours[row % 20], label=reward if row == 0 else None
+                )
+        for row, agent in enumerate(report.agents):
+            if agent in cell.utilities and reward == next(iter(cells)):
+                turns = np.arange(1, len(cell.utilities[agent]) + 1)
+                right.plot(turns, cell.utilities[agent], marker=".", color=colours[row % 20], label=agent)
+    left.set_yticks(range(len(report.agents)), report.agents)
+    left.invert_yaxis()
+    left.set_xlabel("normalised score (0 = random, 1 = clairvoyant), 95% interval")
+    left.legend(title="reward", fontsize="small")
+    right.set_xlabel("turn")
+    right.set_ylabel(f"utility of the chosen column ({next(iter(cells))})")
+    right.legend(fontsize="x-small")
+    figure.savefig(path, dpi=140)
+
+
+def page(reports: list[Report], figures: list[bytes]) -> str:
+    """Write one self-contained HTML page: tables, checks and figures, no scripts and no links out."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><title>PASTA Gym benchmark</title>"
+        "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}"
+        "td+td{font-variant-numeric:tabular-nums}.no{color:#a00;font-weight:bold}img{max-width:100%}</style>"
+        "<h1>PASTA Gym benchmark</h1>"
+    ]
+    for report, figure in zip(reports, figures, strict=True):
+        header, rows = table_rows(report)
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(c.replace(MARK, ' *'))}</td>" for c in row) + "</tr>" for row in rows
+        )
+        parts.append(f"<h2>{html.escape(report.title)}</h2><table><tr>")
+        parts.append("".join(f"<th>{html.escape(c)}</th>" for c in header) + f"</tr>{cells}</table>")
+        parts.append(
+            "<p>Mean [95% interval] over training seeds and episodes. Returns are 10 x utility. Normalised: 0 is "
+            "random, 1 the myopic clairvoyant. * uses insides of the environment.</p><ul>"
+        )
+        words = {True: "yes", False: "<span class=no>NO</span>", None: "not run"}
+        parts += [f"<li>{words[c.passed]}: {html.escape(f'{c.claim}: {c.found}')}</li>" for c in report.checks]
+        parts += [
+            f"<li class=no>failed: {html.escape(str(f['folder']))}: {html.escape(str(f.get('error')))}</li>"
+            for f in report.failed
+        ]
+        parts += [f"<li class=no>unfinished: {html.escape(str(folder))}</li>" for folder in report.open_runs]
+        picture = base64.b64encode(figure).decode()
+        parts.append(f'</ul><img alt="scores with intervals" src="data:image/png;base64,{picture}">')
+    return "".join(parts) + "</html>\n"
+
+
+def write_report(root: pathlib.Path, *, n_replicates: int = 2000) -> tuple[str, list[pathlib.Path]]:
+    """Write all files of the report.
+
+    Args:
+        root: Folder of run directories; the report goes to ``root/report``.
+        n_replicates: Bootstrap replicates of each interval.
+
+    Returns:
+        The table as Markdown, and the files written.
+    """
+    reports = make_reports(root, n_replicates=n_replicates)
+    folder = root / "report"
+    folder.mkdir(exist_ok=True)
+    text = "\n".join(markdown(report) for report in reports)
+    written = [folder / "table.md", folder / "scores.csv", folder / "summary.json", folder / "report.html"]
+    write_text(written[0], text)
+    write_text(written[1], _joined_scores(root))
+    write_json(written[2], [_summary(report) for report in reports])
+    figures = []
+    for number, report in enumerate(reports):
+        path = folder / ("figure.png" if number == 0 else f"figure_{number + 1}.png")
+        draw(report, path)
+        figures.append(path.read_bytes())
+        written.append(path)
+    write_text(written[3], page(reports, figures))
+    return text, written
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    cells = {
+        f"{reward}/{images}": {
+            "episodes": cell.episodes,
+            "seeds": {agent: len(values) for agent, values in cell.returns.items()},
+            "mean_return": {agent: asdict(made) for agent, made in cell.mean.items()},
+            "normalised": {agent: asdict(made) for agent, made in cell.normalised.items()},
+            "interquartile_mean_return": {
+                agent: float(stats.interquartile_mean(values).mean()) for agent, values in cell.returns.items()
+            },
+            "probability_of_improvement_over_random": {
+                agent: stats.probability_of_improvement(values, cell.returns[RANDOM])
+                for agent, values in cell.returns.items()
+                if RANDOM in cell.returns
+            },
+        }
+        for (reward, images), cell in report.cells.items()
+    }
+    return {
+        "title": report.title,
+        "privileged": sorted(report.privileged),
+        "cells": cells,
+        "checks": [asdict(check) for check in report.checks],
+        "failed": report.failed,
+        "unfinished": [str(folder) for folder in report.open_runs],
+    }
+
+
+def _joined_scores(root: pathlib.Path) -> str:
+    lines: list[str] = []
+    for started in sorted(root.rglob("started.json")):
+        path = started.parent / runs.SCORES
+        if path.exists() and (started.parent / runs.METADATA).exists():
+            own = path.read_text(encoding="utf-8").splitlines()
+            lines += own if not lines else own[1:]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the report of a folder, print its table and name its files."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("runs", type=pathlib.Path, help="folder that benchmarks.run wrote to")
+    parser.add_argument("--replicates", type=int, default=2000, help="bootstrap replicates of each interval")
+    given = parser.parse_args(arguments)
+    text, written = write_report(given.runs, n_replicates=given.replicates)
+    sys.stdout.write(text + "\nwrote\n" + "".join(f"  {path}\n" for path in written))
+
+
+if __name__ == "__main__":
+    main()

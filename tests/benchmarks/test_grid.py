@@ -1,0 +1,120 @@
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from benchmarks import grid
+from benchmarks.run import CONFIG_FOLDER
+
+
+def job(name, code, *needs):
+    return grid.Job(name, ("-c", code), needs)
+
+
+def test_one_failing_job_leaves_the_rest_standing_and_is_named(tmp_path):
+    jobs = [
+        job("good", f"open({str(tmp_path / 'good')!r}, 'w').close()"),
+        job("bad", "raise SystemExit('no such agent')"),
+        job("after bad", f"open({str(tmp_path / 'after')!r}, 'w').close()", "bad"),
+    ]
+    failed = grid.run_jobs(jobs, tmp_path / "logs", processes=2, threads=1)
+    assert failed == ["bad"]
+    assert (tmp_path / "good").exists()
+    assert (tmp_path / "after").exists()
+    assert "no such agent" in (tmp_path / "logs" / "bad.log").read_text()
+
+
+def test_jobs_wait_for_what_they_need_and_share_the_machine(tmp_path):
+    note = "import time, sys; t=time.time(); time.sleep(0.4); open(sys.argv[1], 'w').write(f'{t} {time.time()}')"
+    jobs = [
+        grid.Job("second", ("-c", note, str(tmp_path / "second")), ("first",)),
+        grid.Job("first", ("-c", note, str(tmp_path / "first"))),
+        grid.Job("beside", ("-c", note, str(tmp_path / "beside"))),
+    ]
+    began = time.time()
+    assert grid.run_jobs(jobs, tmp_path / "logs", processes=2, threads=1) == []
+    spans = {n: [float(t) for t in (tmp_path / n).read_text().split()] for n in ("first", "second", "beside")}
+    assert spans["second"][0] >= spans["first"][1]
+    assert min(s[0] for s in spans.values()) >= began
+
+
+def test_the_small_grid_is_three_agents_two_rewards_three_seeds_and_references(tmp_path):
+    jobs = grid.small_grid(tmp_path)
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names)
+    for reward in ("sparse", "dense"):
+        for agent in ("random", "iql", "slateq"):
+            assert [f"{agent} {reward} seed {seed}" in names for seed in range(3)] == [True] * 3
+        for agent in ("clairvoyant", "blind_slate_aware"):
+            assert f"{agent} {reward} seed 0" in names
+    moved = next(job for job in jobs if job.name == "iql sparse on diffusion")
+    assert "images=diffusion" in moved.command
+    assert "evaluation.n_episodes=32" in moved.command
+    assert f"checkpoint='{tmp_path}/small/iql/sparse/simulated/mini/surrogate/seed=0'" in moved.command
+    assert moved.needs == ("iql sparse seed 0",)
+    assert not [job for job in grid.small_grid(tmp_path, diffusion_episodes=0) if "diffusion" in job.name]
+    assert {need for job in jobs for need in job.needs} <= set(names)
+
+
+def test_every_run_of_the_grid_composes(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    from benchmarks.run import read_settings
+
+    for job in grid.small_grid(tmp_path, seeds=1):
+        overrides = [part for part in job.command[2:] if not part.startswith("checkpoint=")]
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            config = compose("run", overrides)
+        settings = read_settings(config)
+        if "on diffusion" not in job.name:
+            assert settings.folder == tmp_path / "small" / job.name.split()[0] / job.name.split()[1] / (
+                "simulated/mini/surrogate/seed=0"
+            )
+
+
+def test_the_sweeps_in_conf_name_the_command_on_top():
+    for path in (CONFIG_FOLDER / "experiment").glob("*.yaml"):
+        assert path.read_text().startswith("# @package _global_\n"), path
+        assert OmegaConf.load(path).experiment_name == path.stem
+
+
+def test_a_sweep_with_a_failing_job_finishes_the_others(tmp_path):
+    import subprocess
+
+    script = tmp_path / "sweep.py"
+    script.write_text(
+        "import hydra, pathlib, sys\n"
+        "from benchmarks import run as module\n"
+        "def run(settings):\n"
+        "    if settings.key.seed == 1:\n"
+        "        raise RuntimeError('seed 1 fails')\n"
+        "    settings.folder.mkdir(parents=True)\n"
+        "    return settings.folder\n"
+        "module.run = run\n"
+        "sys.argv[1:] = sys.argv[1:]\n"
+        "module.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "--multirun", "agent=random", "seed=0,1,2", f"runs={tmp_path / 'runs'}"],
+        cwd=CONFIG_FOLDER.parent,
+        env={"PYTHONPATH": str(CONFIG_FOLDER.parent), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "seed 1 fails" in done.stderr
+    made = sorted(p.name for p in (tmp_path / "runs").rglob("seed=*"))
+    assert made == ["seed=0", "seed=2"]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_no_more_processes_than_asked_for(tmp_path, processes):
+    code = (
+        "import pathlib, sys, time, uuid; d = pathlib.Path(sys.argv[1]); me = d / uuid.uuid4().hex; me.touch(); "
+        "time.sleep(0.2); n = len(list(d.iterdir())); me.unlink(); raise SystemExit(n > int(sys.argv[2]))"
+    )
+    (tmp_path / "running").mkdir()
+    jobs = [grid.Job(f"j{i}", ("-c", code, str(tmp_path / "running"), str(processes))) for i in range(4)]
+    assert grid.run_jobs(jobs, tmp_path / "logs", processes=processes, threads=1) == []

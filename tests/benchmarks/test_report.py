@@ -1,0 +1,155 @@
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from benchmarks import report, runs
+from benchmarks.evaluate import EpisodeScores
+from pasta_gym.trajectories.files import write_json
+
+
+def plant(root, agent, mean, *, reward="sparse", images="surrogate", seed=0, n=60, privileged=False, spread=1.0):
+    """A finished run with a chosen mean; luck is shared by all agents."""
+    luck = np.random.default_rng(5).normal(0, spread, size=n)
+    utilities = np.clip((mean + luck)[:, None] / 10 + np.array([-0.1, -0.05, 0]), 0, 1)
+    scores = EpisodeScores(
+        np.arange(n), [f"prompt, with a comma {i}" for i in range(n)], np.arange(n) % 3, mean + luck, utilities
+    )
+    key = runs.RunKey("small", "abc", agent, reward, "simulated", "mini", images, "test", seed)
+    folder = key.folder(root)
+    runs.prepare(folder, {"config_hash": "abc", "models": "m"})
+    runs.write_scores(folder / "scores.csv", key, scores)
+    write_json(folder / "metadata.json", {"config_hash": "abc", "models": "m", "privileged": privileged})
+    return folder
+
+
+@pytest.fixture
+def planted(tmp_path):
+    for agent, mean, privileged in (
+        ("random", 3.0, False),
+        ("blind_slate_aware", 4.0, True),
+        ("clairvoyant", 5.0, True),
+    ):
+        plant(tmp_path, agent, mean, privileged=privileged)
+    for seed, mean in enumerate((4.2, 4.4, 4.3)):
+        plant(tmp_path, "iql", mean, seed=seed)
+    return tmp_path
+
+
+def test_scores_survive_the_disk(tmp_path):
+    folder = plant(tmp_path, "iql", 4.0, n=7)
+    [(key, scores)] = runs.read_scores(folder / "scores.csv")
+    assert key.folder(tmp_path) == folder
+    assert scores.prompts[3] == "prompt, with a comma 3"
+    assert_allclose(scores.returns, 4.0 + np.random.default_rng(5).normal(0, 1, size=7), atol=1e-6)
+    assert scores.chosen_utilities.shape == (7, 3)
+
+
+def test_the_table_has_the_numbers_that_were_planted(planted):
+    [made] = report.make_reports(planted, n_replicates=200)
+    cell = made.cells["sparse", "surrogate"]
+    assert made.agents == ["random", "blind_slate_aware", "iql", "clairvoyant"]
+    assert_allclose(cell.normalised["iql"].estimate, 0.65, atol=1e-5)
+    assert_allclose(cell.normalised["blind_slate_aware"].estimate, 0.5, atol=1e-5)
+    assert_allclose(cell.mean["iql"].estimate - cell.mean["random"].estimate, 1.3, atol=1e-5)
+    text = report.markdown(made)
+    assert "| clairvoyant \\*" in text
+    assert "| iql  " in text
+    assert "0.65 [0.6" in text
+
+
+def verdicts(root):
+    [made] = report.make_reports(root, n_replicates=200)
+    return {check.claim: check.passed for check in made.checks}
+
+
+def test_every_check_passes_on_a_good_benchmark(planted):
+    plant(planted, "random", 3.0, images="diffusion", n=20)
+    plant(planted, "iql", 4.0, images="diffusion", n=20)
+    found = verdicts(planted)
+    assert len(found) == 4
+    assert all(found.values())
+
+
+@pytest.mark.parametrize(
+    ("agent", "mean", "words"),
+    [
+        ("iql", 2.9, "iql above random"),  # seed 0 falls under random
+        ("blind_slate_aware", 4.9, "personalisation is worth"),
+        ("clairvoyant", 3.4, "clairvoyant minus random"),
+    ],
+)
+def test_each_check_can_fail_alone(planted, agent, mean, words):
+    plant(planted, agent, mean, privileged=agent != "iql")
+    failed = [claim for claim, passed in verdicts(planted).items() if not passed]
+    assert any(claim.startswith(words) for claim in failed)
+
+
+def test_one_seed_under_random_is_enough_to_fail(planted):
+    plant(planted, "random", 3.0)
+    plant(planted, "iql", 2.95, seed=0, spread=1.0)
+    plant(planted, "iql", 5.9, seed=1)
+    plant(planted, "iql", 5.9, seed=2)
+    assert not verdicts(planted)["iql above random, sparse: intervals apart and in every seed"]
+
+
+def test_an_order_that_turns_round_on_diffusion_is_named(planted):
+    plant(planted, "random", 5.0, images="diffusion", n=20)
+    plant(planted, "iql", 3.0, images="diffusion", n=20)
+    [made] = report.make_reports(planted, n_replicates=200)
+    [check] = [c for c in made.checks if "keep their order" in c.claim]
+    assert check.passed is False
+    assert "reversed beyond noise: iql and random" in check.found
+    assert "0 of 1 pairs" in check.found
+
+
+def test_all_files_are_written_and_the_page_needs_nothing_else(planted):
+    text, written = report.write_report(planted, n_replicates=50)
+    assert {p.name for p in written} == {"table.md", "scores.csv", "summary.json", "figure.png", "report.html"}
+    assert all(p.stat().st_size > 100 for p in written)
+    page = (planted / "report" / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert 'src="http' not in page
+    assert len((planted / "report" / "scores.csv").read_text().splitlines()) == 1 + 6 * 60
+    [summary] = json.loads((planted / "report" / "summary.json").read_text())
+    improvement = summary["cells"]["sparse/surrogate"]["probability_of_improvement_over_random"]
+    assert_allclose([improvement["random"], improvement["clairvoyant"]], [0.5, 1.0])
+    assert (planted / "report" / "table.md").read_text() == text
+
+
+def test_runs_without_the_ends_of_the_scale_still_make_a_table(tmp_path):
+    plant(tmp_path, "iql", 4.0)
+    [made] = report.make_reports(tmp_path, n_replicates=50)
+    assert made.cells["sparse", "surrogate"].normalised == {}
+    assert "4." in report.markdown(made)
+
+
+def test_agents_scored_on_other_episodes_are_compared_on_the_shared_ones(planted):
+    plant(planted, "random", 3.0, n=40)
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert made.cells["sparse", "surrogate"].episodes == 40
+
+
+def test_killed_runs_are_listed_and_broken_scores_are_named(planted):
+    runs.prepare(planted / "killed", {"config_hash": "x", "models": "m"})
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert made.open_runs == [planted / "killed"]
+    assert "### Unfinished runs" in report.markdown(made)
+    broken = plant(planted, "iql", 4.0) / "scores.csv"
+    broken.write_text(broken.read_text().replace("surrogate,test,0", "surrogate,test,zero", 1))
+    with pytest.raises(ValueError, match=r"scores.csv is broken .*zero"):
+        report.make_reports(planted)
+
+
+def test_empty_and_missing_folders_say_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="no finished run"):
+        report.make_reports(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        report.make_reports(tmp_path / "nowhere")
+
+
+def test_names_cannot_leave_the_folder(tmp_path):
+    key = runs.RunKey("..", "abc", "iql", "sparse", "simulated", "mini", "surrogate", "test", 0)
+    with pytest.raises(ValueError, match=r"got '\.\.'"):
+        key.folder(tmp_path)

@@ -1,0 +1,263 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from numpy.testing import assert_allclose, assert_array_equal
+from omegaconf import OmegaConf
+
+from benchmarks import diffusion_scores, report, runs
+from benchmarks import run as run_module
+from benchmarks.evaluate import EvaluationConfig, evaluate
+from benchmarks.run import CONFIG_FOLDER, read_settings, run
+from pasta_gym.trajectories import EnvironmentConfig
+
+
+def rows_of(folder):
+    with (folder / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_directory_holds_what_the_contract_says(configure, tmp_path):
+    folder = run(read_settings(configure("seed=2")))
+    assert folder == tmp_path / "runs/default/own/sparse/simulated/tiny/surrogate/seed=2"
+    rows = rows_of(folder)
+    assert list(rows[0]) == [
+        *("experiment", "config_hash", "agent", "reward", "data", "world", "images", "split", "seed", "episode"),
+        *("prompt", "user_type", "episode_return", "final_utility"),
+        *("utility_1", "utility_2", "utility_3", "utility_4"),
+    ]
+    assert [row["episode"] for row in rows] == [str(i) for i in range(10)]
+    assert {row["split"] for row in rows} == {"test"}
+    for row in rows:
+        assert_allclose(float(row["episode_return"]), 10 * float(row["final_utility"]), rtol=1e-5)
+        assert row["final_utility"] == row["utility_4"]
+        assert 700 <= int(row["prompt"].split()[1]) < 1000  # the test split alone
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["dataset_id"]
+    assert {"git_revision", "packages", "wall_seconds", "model_hashes"} <= set(metadata)
+    saved = OmegaConf.load(folder / "config.yaml")
+    assert saved.agent._target_ == "own_agent.OwnAgent"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0] == {"step": 1.0, "training/loss": 2.5}
+    mean = np.mean([float(r["episode_return"]) for r in rows])
+    assert_allclose(lines[-1]["evaluation/episode_return"], mean, rtol=1e-4)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["config.yaml", "scores.csv", "metrics.jsonl", "metrics.csv", "metadata.json", "started.json", "checkpoint"]
+    )
+
+
+def test_dense_returns_are_the_sum_of_all_turns(configure):
+    folder = run(read_settings(configure("reward=dense")))
+    for row in rows_of(folder):
+        utilities = [float(row[f"utility_{t}"]) for t in range(1, 5)]
+        assert_allclose(float(row["episode_return"]), 10 * sum(utilities), rtol=1e-5)
+
+
+def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(configure):
+    folder = run(read_settings(configure()))
+    before = (folder / "scores.csv").stat().st_mtime_ns
+    assert run(read_settings(configure())) == folder
+    assert (folder / "scores.csv").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"another configuration .* set experiment_name or agent.name"):
+        run(read_settings(configure("+evaluation.seed=7")))
+
+
+def test_new_weights_make_a_finished_run_stale(configure, monkeypatch):
+    folder = run(read_settings(configure()))
+    before = (folder / "scores.csv").stat().st_mtime_ns
+    monkeypatch.setattr(run_module.provenance, "folder_hashes", lambda path: {"new": "weights"})
+    run(read_settings(configure()))
+    assert (folder / "scores.csv").stat().st_mtime_ns > before
+
+
+def test_a_run_that_dies_in_its_evaluation_goes_on_with_the_same_numbers(configure, monkeypatch):
+    whole = run(read_settings(configure()))
+    expected = (whole / "scores.csv").read_text()
+    calls = []
+    real = run_module.evaluate
+
+    def dying(*arguments, **named):
+        calls.append(named["first_episode"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    def never(*arguments, **named):
+        raise AssertionError("trained again")
+
+    other = configure("experiment_name=again")
+    monkeypatch.setattr(run_module, "evaluate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(read_settings(other))
+    folder = read_settings(other).folder
+    assert not (folder / "scores.csv").exists()
+    assert not (folder / "metadata.json").exists()
+    assert runs.find_runs(folder)[2] == [folder]
+    monkeypatch.setattr("own_agent.OwnAgent.train", never)
+    run(read_settings(other))
+    assert calls == [0, 4, 4, 8]
+    strip = [",".join(line.split(",")[2:]) for line in expected.splitlines()]  # experiment and hash differ
+    assert [",".join(line.split(",")[2:]) for line in (folder / "scores.csv").read_text().splitlines()] == strip
+    assert not (folder / "parts").exists()
+
+
+def test_a_run_that_dies_in_its_training_starts_it_again(configure, monkeypatch):
+    real = __import__("own_agent").OwnAgent.train
+    settings = read_settings(configure())
+
+    def dying(self, dataset, *, seed, log):
+        log({"step": 1.0, "loss": 99.0})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("own_agent.OwnAgent.train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert not (settings.folder / "checkpoint").exists()
+    monkeypatch.setattr("own_agent.OwnAgent.train", real)
+    folder = run(settings)
+    assert "99" not in (folder / "metrics.jsonl").read_text()
+    assert len(rows_of(folder)) == 10
+
+
+def test_a_checkpoint_is_scored_elsewhere_without_training(configure, monkeypatch):
+    trained = run(read_settings(configure("seed=1", "reward=dense")))
+
+    def never(*arguments, **named):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("own_agent.OwnAgent.train", never)
+    moved = configure(f"checkpoint='{trained}'", "images=diffusion", agent=None)
+    settings = read_settings(moved)
+    assert (settings.key.agent, settings.key.seed, settings.key.reward) == ("own", 1, "dense")
+    folder = run(settings)
+    assert {row["images"] for row in rows_of(folder)} == {"diffusion"}
+    metadata = [json.loads((f / "metadata.json").read_text()) for f in (trained, folder)]
+    assert metadata[0]["dataset_id"] == metadata[1]["dataset_id"]
+    with pytest.raises(ValueError, match="must be a run directory"):
+        read_settings(configure("checkpoint=/nowhere"))
+
+
+def test_scores_on_diffusion_are_joined_for_every_agent(configure, tmp_path):
+    learned = run(read_settings(configure()))
+    run(read_settings(configure(agent="agents.random_slate.RandomAgent", name="random")))
+    source = learned.parents[5]
+    wanted = diffusion_scores.diffusion_settings(source, rewards=["sparse"], seeds=[0], n_episodes=3)
+    assert sorted(s.key.agent for s in wanted) == ["own", "random"]
+    diffusion_scores.join_scores([run(s) for s in wanted], tmp_path / "joined.csv")
+    joined = runs.read_scores(tmp_path / "joined.csv")
+    assert [len(scores) for _, scores in joined] == [3, 3]
+    assert {key.images for key, _ in joined} == {"diffusion"}
+    with pytest.raises(ValueError, match="no finished surrogate run"):
+        diffusion_scores.diffusion_settings(source, rewards=["dense"], seeds=[0], n_episodes=3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reward=medium"], "reward must be one of .* got 'medium'"),
+        (["images=oil"], "images must be one of .* got 'oil'"),
+        (["seed=-1"], "seed must be a whole number"),
+        (["+evaluation.n_episode=3"], "n_episode"),
+        (["+env.slate_sise=3"], "slate_sise"),
+        (["+data.n_epsodes=3"], "n_epsodes"),
+        (["+rewards=dense"], r"unknown keys \['rewards'\]"),
+        (["+tracking.wandbb=off"], "wandbb"),
+    ],
+)
+def test_misspelt_keys_and_values_fail_at_launch(configure, overrides, message):
+    with pytest.raises(Exception, match=message):
+        read_settings(configure(*overrides))
+
+
+def test_a_misspelt_top_level_key_does_not_compose(configure):
+    with pytest.raises(Exception, match="rewardd"):
+        configure("rewardd=dense")
+
+
+def test_a_failing_run_says_so_in_its_directory_and_in_the_report(configure, tmp_path):
+    run(read_settings(configure()))
+    with pytest.raises(RuntimeError, match="cannot learn"):
+        run(read_settings(configure("+agent.fails=true", name="broken")))
+    reports = report.make_reports(tmp_path / "runs", n_replicates=50)
+    assert [f["error"] for f in reports[0].failed] == ["RuntimeError: this agent cannot learn"]
+    assert "cannot learn" in report.markdown(reports[0])
+
+
+def test_an_agent_that_cannot_act_is_refused(configure):
+    settings = read_settings(configure("~agent.name", agent="fractions.Fraction"))
+    with pytest.raises(ValueError, match=r"made a Fraction without name, privileged or act"):
+        run(settings)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / "agent").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_agent_composes_and_its_name_is_its_file(path, monkeypatch):
+    from hydra.utils import instantiate
+
+    OmegaConf.register_new_resolver("user_model_folder", lambda world: f"folder of {world}", replace=True)
+    try:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            config = compose("run", [f"agent={path.stem}"])
+        settings = read_settings(config)
+        assert settings.key.agent == path.stem
+        made = instantiate(settings.resolved["agent"])
+        assert callable(made) or made.name == path.stem
+    finally:
+        OmegaConf.register_new_resolver("user_model_folder", run_module.user_model_folder, replace=True)
+
+
+@pytest.mark.parametrize("group", ["env", "data", "tracking", "experiment"])
+def test_every_choice_of_every_group_composes(group):
+    choices = sorted(p.stem for p in (CONFIG_FOLDER / group).glob("*.yaml"))
+    assert choices
+    for choice in choices:
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            config = compose("run", [f"{group}={choice}"], return_hydra_config=True)
+        params = config.hydra.sweeper.params or {}
+        known = {p.stem for p in (CONFIG_FOLDER / "agent").glob("*.yaml")}
+        assert set(str(params.get("agent", "random")).split(",")) <= known
+        del config.hydra
+        assert read_settings(config).key.experiment == ("default" if group != "experiment" else choice)
+
+
+def test_the_same_episode_is_the_same_conversation_for_every_agent_and_batch(tiny):
+    sizes = {"world": "tiny", "n_candidates": 9, "n_categories": 3, "slate_size": 3, "images_per_prompt": 2}
+    environment = EnvironmentConfig(**sizes, horizon=4, split="test", reward="dense")
+    own = __import__("own_agent").OwnAgent()
+    made = []
+    for offset, n_envs in ((0, 10), (0, 3), (1, 10)):
+        own.offset = offset
+        made.append(evaluate(own, environment.make(n_envs, reveal=True), EvaluationConfig(n_episodes=10), agent_seed=0))
+    whole, batched, other = made
+    assert_array_equal(whole.chosen_utilities, batched.chosen_utilities)
+    assert whole.prompts == batched.prompts == other.prompts
+    assert_array_equal(whole.user_types, other.user_types)
+    assert (whole.chosen_utilities != other.chosen_utilities).any()
+    later = evaluate(
+        own, environment.make(3, reveal=True), EvaluationConfig(n_episodes=4), agent_seed=0, first_episode=6
+    )
+    assert_array_equal(later.chosen_utilities, other.chosen_utilities[6:])
+    assert_array_equal(later.episodes, [6, 7, 8, 9])
+
+
+def test_agents_see_no_hidden_state_unless_they_are_privileged(tiny):
+    sizes = {"world": "tiny", "n_candidates": 9, "n_categories": 3, "slate_size": 3, "images_per_prompt": 2}
+    envs = EnvironmentConfig(**sizes, horizon=4, split="test").make(2, reveal=True)
+    seen = {}
+
+    class Spy(type(__import__("own_agent").OwnAgent())):
+        offset = 0
+
+        def __init__(self, privileged):
+            super().__init__()
+            self.offset, self.privileged = 0, privileged
+
+        def act(self, observations, seeds):
+            seen[self.privileged] = set(observations)
+            return super().act(observations, seeds)
+
+    for privileged in (False, True):
+        evaluate(Spy(privileged), envs, EvaluationConfig(n_episodes=2), agent_seed=0)
+    assert seen[False] == set(envs.single_observation_space.spaces)
+    assert seen[True] - seen[False] == {"user_type", "prompt_ids"}

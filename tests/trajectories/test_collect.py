@@ -1,0 +1,167 @@
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from pasta_gym import worlds
+from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect, export, load, provenance
+from pasta_gym.trajectories.environment import first_environment_seed
+
+SIZES = {"n_candidates": 9, "n_categories": 3, "slate_size": 2, "images_per_prompt": 2, "horizon": 4}
+CONFIG = CollectionConfig(EnvironmentConfig(world="tiny", **SIZES), n_episodes=11, seed=3, shard_size=4)
+collect_module = importlib.import_module("pasta_gym.trajectories.collect")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    path = pathlib.Path(__file__).parents[1] / "env" / "tiny_world.py"
+    spec = importlib.util.spec_from_file_location("tiny_world_of_trajectories", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    world = module.tiny_world()
+    monkeypatch.setitem(worlds.WORLDS, "tiny", lambda: world)
+    worlds.make_world.cache_clear()
+    yield world
+    worlds.make_world.cache_clear()
+
+
+def test_logged_observations_are_those_of_the_environment(tiny, tmp_path):
+    dataset = load(collect(CONFIG, root=tmp_path))
+    assert len(dataset) == 11
+    envs = CONFIG.environment.make(11)
+    obs, _ = envs.reset(seed=first_environment_seed(3, stream=0))
+    for turn in range(4):
+        logged = dataset.observations(np.arange(11), np.full(11, turn))
+        assert set(logged) == set(obs)
+        for name, values in obs.items():
+            assert logged[name].shape == values.shape, name
+            assert logged[name].dtype == values.dtype, name
+            assert_allclose(logged[name], values, atol=5e-3, err_msg=name)  # images went through float16
+        obs, reward, terminated, _, _ = envs.step(dataset.actions[:, turn])
+        assert_array_equal(obs["choices"][:, turn], dataset.choices[:, turn])
+        assert_allclose(reward, dataset.rewards[:, turn])
+        assert terminated.all() == (turn == 3)
+
+
+def test_the_behaviour_is_one_prompt_a_category_with_its_probability(tiny, tmp_path):
+    dataset = load(collect(CONFIG, root=tmp_path))
+    shown = np.take_along_axis(dataset.categories, dataset.actions, axis=2)
+    assert (shown[..., 0] != shown[..., 1]).all()
+    assert_allclose(dataset.behaviour_probabilities, 1 / (3 * 3 * 3))
+    assert len(np.unique(dataset.actions.reshape(-1, 2), axis=0)) > 15
+
+
+def test_the_content_does_not_depend_on_shards(tiny, tmp_path):
+    one = load(collect(CONFIG, root=tmp_path / "a"))
+    other = load(collect(dataclasses.replace(CONFIG, shard_size=11), root=tmp_path / "b"))
+    for name in ("candidates", "actions", "choices", "rewards", "slate_images", "initial_prompts"):
+        assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    assert one.metadata["dataset_id"] == other.metadata["dataset_id"]
+
+
+def test_sparse_data_are_the_dense_ones_with_the_last_reward(tiny, tmp_path):
+    dense = load(collect(CONFIG, root=tmp_path))
+    environment = dataclasses.replace(CONFIG.environment, reward="sparse")
+    sparse = load(collect(dataclasses.replace(CONFIG, environment=environment), root=tmp_path))
+    assert sparse.metadata["dataset_id"] != dense.metadata["dataset_id"]
+    assert_array_equal(sparse.rewards, dense.with_reward("sparse").rewards)
+    assert_array_equal(sparse.actions, dense.actions)
+
+
+def test_a_killed_collection_goes_on_and_the_second_call_reads_the_cache(tiny, tmp_path, monkeypatch):
+    expected = load(collect(CONFIG, root=tmp_path / "whole"))
+    real, firsts = collect_module.run_shard, []
+
+    def dying(envs, config, first, n_wanted):
+        firsts.append(first)
+        if len(firsts) == 2:
+            raise KeyboardInterrupt
+        return real(envs, config, first, n_wanted)
+
+    monkeypatch.setattr(collect_module, "run_shard", dying)
+    with pytest.raises(KeyboardInterrupt):
+        collect(CONFIG, root=tmp_path / "cut")
+    assert not list((tmp_path / "cut").glob("*/metadata.json"))
+    folder = collect(CONFIG, root=tmp_path / "cut")
+    assert firsts == [0, 4, 4, 8]
+    assert_array_equal(load(folder).slate_images, expected.slate_images)
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == [folder.name]
+    collect(CONFIG, root=tmp_path / "cut")
+    assert len(firsts) == 4
+
+
+def test_the_id_follows_everything_that_moves_the_content(tiny, monkeypatch):
+    def identity(config=CONFIG, hashes=None):
+        made = collect_module.dataset_identity(config, {"a": "1"} if hashes is None else hashes)
+        return collect_module.digest(made)
+
+    others = [
+        dataclasses.replace(CONFIG, seed=4),
+        dataclasses.replace(CONFIG, n_episodes=12),
+        dataclasses.replace(CONFIG, environment=dataclasses.replace(CONFIG.environment, split="test")),
+        dataclasses.replace(CONFIG, environment=dataclasses.replace(CONFIG.environment, images_per_prompt=3)),
+    ]
+    ids = [identity(), *(identity(config) for config in others), identity(hashes={"a": "2"})]
+    assert len(set(ids)) == len(ids)
+    assert identity(dataclasses.replace(CONFIG, shard_size=7)) == identity()
+
+
+def test_streams_of_seeds_share_no_episode():
+    begins = [first_environment_seed(seed, stream=stream) for seed in range(3) for stream in (0, 1)]
+    assert begins == sorted(begins)
+    assert min(np.diff(begins)) >= 1 << 20
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        first_environment_seed(-1, stream=0)
+    with pytest.raises(ValueError, match="stream must be"):
+        first_environment_seed(0, stream=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_episodes": 0}, "n_episodes must be in 1"),
+        ({"shard_size": 0}, "shard_size"),
+        ({"policy": "greedy"}, "policy must be 'random_one_per_category', got 'greedy'"),
+        ({"environment": EnvironmentConfig(reward="medium")}, "reward"),
+    ],
+)
+def test_bad_configurations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CollectionConfig(**changes)
+
+
+def test_d3rlpy_gets_whole_episodes_with_slates_as_scores(tiny, tmp_path):
+    dataset = load(collect(CONFIG, root=tmp_path))
+    made = export.to_d3rlpy(dataset, n_episodes=5)
+    assert [len(e.actions) for e in made.episodes] == [4] * 5
+    assert all(e.terminated for e in made.episodes)
+    third = made.episodes[2]
+    decoded = export.decode_slates(third.actions, dataset.categories[2], 2)
+    assert_array_equal(np.sort(decoded, axis=1), np.sort(dataset.actions[2], axis=1))
+    flat = export.flatten_observations(dataset.observations(np.full(4, 2), np.arange(4)))
+    assert_array_equal(third.observations, flat)
+    assert_allclose(third.rewards[:, 0], dataset.rewards[2], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"n_episodes must be in 1\.\.11, got 12"):
+        export.to_d3rlpy(dataset, n_episodes=12)
+
+
+def test_the_command_prints_the_folder(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(collect_module, "collect", lambda config, progress: tmp_path / f"{config.n_episodes}")
+    collect_module.main(["--episodes", "7", "--world", "tiny"])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "7")
+
+
+def test_hashes_name_weights_and_see_a_changed_byte(tmp_path):
+    (tmp_path / "part").mkdir()
+    weights = tmp_path / "part" / "model.safetensors"
+    weights.write_bytes(b"abc")
+    before = provenance.folder_hashes(tmp_path)
+    weights.write_bytes(b"abd")
+    after = provenance.folder_hashes(tmp_path)
+    assert list(before) == list(after) == ["part/model.safetensors"]
+    assert before != after
+    assert provenance.git_revision(tmp_path) == "unknown"
