@@ -25,7 +25,7 @@ TASTE_SIZE = READ_SIZE - N_SUBJECTS
 _OFFSETS = np.concatenate([[0], np.cumsum(N_VALUES)[:-1]]).astype(np.int64)
 MAX_CRITIQUE_WORDS = 12
 MIN_DISTANCE = 0.8
-_PROPOSALS = 4000
+_PROPOSALS = 1000
 _ENOUGH = 30
 
 
@@ -149,9 +149,10 @@ def _propose_signs(n_archetypes: int, rng: np.random.Generator) -> IntArray:
     for slot in grammar.ATTRIBUTES:
         offset = _OFFSETS[slot] - N_SUBJECTS
         liked = _spread_values(n_archetypes, N_VALUES[slot], rng)
-        disliked = liked
-        while (liked == disliked).any():
-            disliked = _spread_values(n_archetypes, N_VALUES[slot], rng)
+        disliked = _spread_values(n_archetypes, N_VALUES[slot], rng)
+        while (clash := np.flatnonzero(liked == disliked)).size:
+            pair = np.array([clash[0], rng.integers(n_archetypes)])
+            disliked[pair] = disliked[pair[::-1]]
         signs[rows, offset + liked] = 1
         signs[rows, offset + disliked] = -1
     # One archetype in two is indifferent to the disliked value of one slot: 9 or 10 elements each.

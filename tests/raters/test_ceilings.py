@@ -77,7 +77,7 @@ def test_a_prediction_is_bayes_rule_by_enumeration(world):
 
 
 def test_who_says_more_is_predicted_better(world):
-    crowd, people, tasks = world
+    crowd, _, tasks = world
     likelihood = np.zeros(3)
     for t in tasks:
         for i, p in enumerate(ceilings.predict(crowd, t, (0, 5, 40))):

@@ -81,8 +81,8 @@ def test_the_jaccard_distance_counts_value_and_sign():
 
 
 def test_too_many_archetypes_are_refused():
-    with pytest.raises(ValueError, match=r"no 40 archetypes at least 0\.8 apart"):
-        draw_archetypes(0, RaterConfig(n_archetypes=40))
+    with pytest.raises(ValueError, match=r"no 60 archetypes at least 0\.8 apart"):
+        draw_archetypes(0, RaterConfig(n_archetypes=60))
 
 
 def test_raters_vary_around_their_archetype():
