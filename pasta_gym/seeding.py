@@ -7,6 +7,7 @@ splitmix64 (Steele, Lea and Flood, 2014).
 
 from __future__ import annotations
 
+import operator
 from functools import cache
 from statistics import NormalDist
 from typing import SupportsIndex
@@ -43,7 +44,7 @@ def _unsigned(part: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
             raise ValueError(f"keys are made of integers, got an array of {part.dtype}; convert it first")
         unsigned: UInt64Array = np.asarray(part).astype(np.uint64)
         return unsigned
-    return np.array(part.__index__() & _MASK, dtype=np.uint64)
+    return np.array(operator.index(part) & _MASK, dtype=np.uint64)
 
 
 def mix(*parts: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
