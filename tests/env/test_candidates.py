@@ -118,7 +118,7 @@ def test_a_proposal_depends_on_its_own_row_alone():
 
 def test_every_value_comes_up_and_half_of_the_edits_touch_two_slots():
     chosen = np.full(4000, grammar.prompt_ids_of("cat"))
-    ids, categories = EditCandidates().propose(history(chosen, turns=3))
+    ids, _ = EditCandidates().propose(history(chosen, turns=3))
     values = grammar.slot_values(ids)
     for slot in grammar.ATTRIBUTES:
         shares = np.bincount(values[..., slot].ravel(), minlength=grammar.CARDINALITIES[slot])[1:].astype(float)

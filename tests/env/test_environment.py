@@ -236,6 +236,7 @@ def test_conversations_out_of_step_restart_one_by_one():
     running = obs["slate_images"][1, 0].copy()
     obs, rewards, terminated, _, _ = envs.step(envs.action_space.sample())
     assert obs["turn"].tolist() == [0, 2, 0]
+    assert rewards.tolist() == [0, 0, 0]
     assert (obs["choices"][[0, 2]] == -1).all()
     assert not obs["slate_images"][[0, 2]].any()
     np.testing.assert_array_equal(obs["slate_images"][1, 0], running)
