@@ -218,10 +218,12 @@ def _play(
     prompts: IntArray,
     people: raters.Raters,
     config: PoolConfig,
+    *,
+    progress: bool,
 ) -> tuple[dict[str, NDArray[Any]], FloatArray]:
     session = _Session(studio, split, ids, prompts, config)
     session.paint(prompts[:, None], 0)
-    turns = tqdm(range(1, config.horizon + 1), desc=f"sessions {ids[0]}..{ids[-1]}", leave=False, mininterval=5)
+    turns = tqdm(range(1, config.horizon + 1), desc=f"sessions {ids[0]}..{ids[-1]}", leave=False, disable=not progress)
     utilities = np.concatenate([session.turn(t, people, who) for t in turns])
     record: dict[str, NDArray[Any]] = {
         "sessions": ids,
@@ -286,7 +288,7 @@ def paint_sessions(
         pilot = np.arange(min(config.pilot_sessions, config.train_raters))
         _, people = crowd(config.world_seed, config.n_raters, config.pilot_temperature, rater_config)
         shifted = dataclasses.replace(config, seed=config.seed + 1_000_003)
-        _, utilities = _play(studio, "train", pilot, who[pilot], prompts[pilot], people, shifted)
+        _, utilities = _play(studio, "train", pilot, who[pilot], prompts[pilot], people, shifted, progress=progress)
         temperature = raters.calibrate_temperature(utilities, rater_config.best_share)
         record = {**mine, "temperature": temperature, _PILOT: {"slates": len(utilities)}}
         write_text_atomically(folder / "pool.json", json.dumps(record, indent=2) + "\n")
@@ -303,7 +305,7 @@ def paint_sessions(
         if path.exists():
             continue
         split = grammar.SPLITS[splits[ids[0]]]
-        shard, _ = _play(studio, split, ids, who[ids], prompts[ids], people, config)
+        shard, _ = _play(studio, split, ids, who[ids], prompts[ids], people, config, progress=progress)
         partial = folder / f"partial-{os.getpid()}.npz"
         np.savez_compressed(partial, allow_pickle=False, **shard)
         partial.replace(path)

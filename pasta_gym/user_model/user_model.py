@@ -127,7 +127,7 @@ class UserModel:
         """Score images by every type: features ``(B, K, d)``, images ``(B, N, d)`` to ``(B, K, N)`` in [0, 1]."""
         self._check_last(image_embeddings, "image_embeddings")
         b, n, d = image_embeddings.shape
-        images = self._model.image_heads(_tensor(image_embeddings).reshape(b * n, d)).view(b, n, -1, d)
+        images = self._model.image_heads(_tensor(image_embeddings).reshape(b * n, d)).view(b, n, self.n_types, d)
         scores: FloatArray = score(_tensor(prompt_features)[:, None], images).transpose(1, 2).contiguous().numpy()
         return scores
 

@@ -24,7 +24,7 @@ def make_planted(seed=0, n_train=110, n_test=30, n_pairs=24, n_test_pairs=70, se
     tastes = 1.6 * np.linalg.qr(rng.standard_normal((DIM, DIM)))[0][:3]
     n_sessions = n * sessions
     owner = np.repeat(np.arange(n), sessions)
-    prompts = rng.standard_normal((n_sessions, DIM))
+    prompts = rng.standard_normal(DIM) + 0.3 * rng.standard_normal((n_sessions, DIM))
     per = 32  # images of a session: 2 turns of 4 columns of 4
     images = rng.standard_normal((n_sessions * per, DIM)).astype(np.float32)
 
