@@ -16,13 +16,13 @@ from agents import Log, Observations, check_observations
 from agents.belief import (
     Belief,
     BeliefKind,
-    MixtureConfig,
     belief_tensors,
     check_belief_settings,
     learn_belief,
     restore_belief,
 )
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
+from agents.choice_mixture import MixtureConfig
 from agents.diagnostics import context_effect
 from agents.history import Histories, LoggedHistories, StateEncoder, check_dataset, histories_from_observations
 from agents.losses import bootstrapped_target, choice_cross_entropy, slateq_slate_value, slateq_td_loss

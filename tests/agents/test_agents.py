@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
 from agents import Agent, LearningAgent
-from agents.belief import MixtureConfig
+from agents.choice_mixture import MixtureConfig
 from agents.iql import IQLAgent, IQLConfig, IQLNetwork
 from agents.random_slate import RandomAgent
 from agents.slateq import SlateQAgent, SlateQConfig, SlateQNetwork
@@ -322,7 +322,7 @@ def test_an_agent_of_ones_own_plugs_in_by_its_target(observations):
 
 
 def test_the_shipped_agents_are_built_from_their_targets():
-    mixture = {"_target_": "agents.belief.MixtureConfig", "n_components": 4}
+    mixture = {"_target_": "agents.choice_mixture.MixtureConfig", "n_components": 4}
     config = {"_target_": "agents.iql.IQLConfig", "loss": "per_prompt", "mixture": mixture}
     agent = instantiate({"_target_": "agents.iql.IQLAgent", "config": config, "name": "iql_per_prompt"})
     assert isinstance(agent, LearningAgent)

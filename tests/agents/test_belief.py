@@ -5,12 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.belief import (
+from agents.belief import FittedBelief, NoBelief, PrivilegedBelief
+from agents.choice_mixture import (
     ChoiceMixture,
-    FittedBelief,
     MixtureConfig,
-    NoBelief,
-    PrivilegedBelief,
     choice_log_likelihoods,
     column_features,
     fit_choice_mixture,
