@@ -1,6 +1,7 @@
 import copy
 import functools
 import hashlib
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pasta_gym.types import (
 )
 from tests.env.tiny_world import N_TYPES, PRIOR, TINY, TITLES, PaintedImages, TinyUsers, tiny_world
 
+ROOT = pathlib.Path(__file__).parents[2]
 HORIZON, SLATE = TINY["horizon"], TINY["slate_size"]
 
 
@@ -245,7 +247,7 @@ def test_conversations_out_of_step_restart_one_by_one():
 
 def test_another_process_sees_the_same():
     code = "import numpy as np\nfrom tests.env.test_environment import fingerprint\nprint(fingerprint())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == fingerprint()
 
 
