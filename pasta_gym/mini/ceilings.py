@@ -118,7 +118,8 @@ def choice_probabilities(crowd: Crowd, weights: FloatArray, pictures: FloatArray
     """
     columns = raters.column_utilities(np.moveaxis(pictures, -1, 0), crowd.config.best_image_sharpness)
     by_draw = raters.choice_probabilities(columns, crowd.temperature)
-    return np.einsum("dnl,d->nl", by_draw, weights)
+    expected: FloatArray = np.einsum("dnl,d->nl", by_draw, weights)
+    return expected
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Trains the mini CLIP: contrastive, with captions that differ from the true one in one slot as hard negatives."""
+"""Trains the mini CLIP: contrastive, on whole captions and on short ones that name a single value."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pasta_gym.mini import grammar
 from pasta_gym.mini.clip import build_clip
+from pasta_gym.mini.reader import N_VALUES
 from pasta_gym.mini.tokenizer import build_tokenizer, tokenize
 from pasta_gym.mini.training_data import painted_set, to_unit
 from pasta_gym.mini.training_loop import LoopConfig, optimise
@@ -20,50 +21,51 @@ if TYPE_CHECKING:
     import open_clip
 
 BATCH = 128
-HARD_NEGATIVES = 1
 N_PAINTINGS = 40_000
 DEFAULTS = LoopConfig(steps=2000, learning_rate=1.5e-3, ema=0.99, seed=303, weight_decay=1e-2)
 
 
-def captions_for(shown: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw a true caption and captions wrong in one slot for paintings ``(n, 6)``.
-
-    Returns:
-        Prompt ids of the true captions ``(n,)`` and of the wrong ones ``(n, HARD_NEGATIVES)``.
-    """
+def draw_captions(shown: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw one true caption for each painting ``(n, 6)``: any subset of what it shows, as prompt ids ``(n,)``."""
     n = len(shown)
-    share = rng.uniform(0.15, 1.0, size=(n, 1))
-    keep = rng.random(shown.shape) < share
+    keep = rng.random(shown.shape) < rng.uniform(0.15, 1.0, size=(n, 1))
     keep[np.arange(n), rng.integers(0, grammar.N_SLOTS, n)] = True
-    said = np.where(keep, shown, 0)
-    phrasing = rng.integers(0, grammar.N_PHRASINGS, n)
-    wrong = np.repeat(said[:, None], HARD_NEGATIVES, axis=1)
-    for j in range(HARD_NEGATIVES):
-        # Half of the wrong captions get the subject wrong: it is what a small model learns last.
-        weight = np.where(keep, rng.random(shown.shape), -1.0)
-        weight[:, grammar.SUBJECT] += (rng.random(n) < 0.4) & keep[:, grammar.SUBJECT]
-        slot = weight.argmax(axis=1)
-        n_values = np.array(grammar.CARDINALITIES)[slot] - 1
-        old = said[np.arange(n), slot]
-        wrong[np.arange(n), j, slot] = (old - 1 + rng.integers(1, n_values)) % n_values + 1
-    return grammar.prompt_ids(said, phrasing), grammar.prompt_ids(wrong, phrasing[:, None])
+    return grammar.prompt_ids(np.where(keep, shown, 0), rng.integers(0, grammar.N_PHRASINGS, n))
 
 
-def contrastive_loss(image: torch.Tensor, text: torch.Tensor, wrong: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy of matches, each image also against its own wrong captions.
+def short_captions(rng: np.random.Generator) -> NDArray[np.int64]:
+    """Write one caption for every value of every slot, saying nothing else: ``(38,)`` prompt ids, slot by slot."""
+    values = np.zeros((sum(N_VALUES), grammar.N_SLOTS), dtype=np.int64)
+    row = 0
+    for s, n in enumerate(N_VALUES):
+        values[row : row + n, s] = np.arange(1, n + 1)
+        row += n
+    return grammar.prompt_ids(values, rng.integers(0, grammar.N_PHRASINGS, len(values)))
+
+
+def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross-entropy of matching pictures ``(n, d)`` and captions ``(n, d)``, both of unit length."""
+    logits = scale * image @ text.T
+    target = torch.arange(len(image))
+    return 0.5 * (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target))
+
+
+def short_caption_loss(
+    image: torch.Tensor, short: torch.Tensor, shown: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of each picture against the short captions of each slot, the subject counting double.
+
+    Whole captions are told apart by their easy slots, so the subject would hardly be learned from them alone.
 
     Args:
         image: ``(n, d)`` unit embeddings.
-        text: ``(n, d)`` unit embeddings of the true captions.
-        wrong: ``(n, j, d)`` unit embeddings of the wrong ones.
+        short: ``(38, d)`` unit embeddings of ``short_captions``.
+        shown: ``(n, 6)`` slot values of the paintings.
         scale: The learned inverse temperature.
     """
-    logits = scale * image @ text.T
-    own = scale * torch.einsum("nd,njd->nj", image, wrong)
-    target = torch.arange(len(image))
-    return 0.5 * (
-        functional.cross_entropy(torch.cat([logits, own], dim=1), target) + functional.cross_entropy(logits.T, target)
-    )
+    parts = (scale * image @ short.T).split(N_VALUES, dim=1)
+    losses = [functional.cross_entropy(part, shown[:, s] - 1) for s, part in enumerate(parts)]
+    return torch.stack([2 * losses[grammar.SUBJECT], *losses[1:]]).mean()
 
 
 def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: open_clip.CLIP | None = None) -> open_clip.CLIP:
@@ -85,17 +87,17 @@ def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: open_clip.CLI
     def step(generator: torch.Generator) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         rows = rng.integers(0, len(data), BATCH)
-        right, wrong = captions_for(np.asarray(data.shown[rows]), rng)
+        shown = np.asarray(data.shown[rows])
+        ids = np.concatenate([draw_captions(shown, rng), short_captions(rng)])
         x = torch.from_numpy(to_unit(data.images[rows])).to(memory_format=torch.channels_last)
-        texts = grammar.prompt_texts(np.concatenate([right, wrong.reshape(-1)]))
-        tokens = tokenize(tokenizer, texts)
         with torch.autocast("cpu", torch.bfloat16):
             image = functional.normalize(model.encode_image(x).float(), dim=-1)
-            text = functional.normalize(model.encode_text(tokens).float(), dim=-1)
+            text = model.encode_text(tokenize(tokenizer, grammar.prompt_texts(ids)))
+            text = functional.normalize(text.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100.0)
-        loss = contrastive_loss(image, text[:BATCH], text[BATCH:].reshape(BATCH, HARD_NEGATIVES, -1), scale)
-        match = (image @ text[:BATCH].T).argmax(dim=1) == torch.arange(BATCH)
-        return {"loss": loss, "match": match.float().mean()}
+        whole = contrastive_loss(image, text[:BATCH], scale)
+        short = short_caption_loss(image, text[BATCH:], torch.from_numpy(shown), scale)
+        return {"loss": whole + short, "whole": whole.detach(), "short": short.detach()}
 
     optimise("clip", model, step, config, run)
     return model.eval()
