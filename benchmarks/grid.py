@@ -81,7 +81,7 @@ def _on_diffusion(
     reward = REWARDS[0]
     command = (*shared, "images=diffusion", f"evaluation.n_episodes={episodes}", f"evaluation.batch_size={episodes}")
     if agent in LEARNERS:
-        trained = runs_folder / experiment / agent / reward / "simulated" / "mini" / "surrogate" / "seed=0"
+        trained = runs_folder / experiment / agent / reward / "simulated" / "mini" / "surrogate" / "seed_0"
         command += (f"checkpoint='{trained}'",)
     else:
         command += (f"agent={agent}", f"reward={reward}", "seed=0")

@@ -44,7 +44,7 @@ class RunKey:
     def folder(self, root: pathlib.Path) -> pathlib.Path:
         """Name the run directory, the same for the same key whoever runs it and when."""
         parts = (self.experiment, self.agent, self.reward, self.data, self.world, self.images)
-        return root.joinpath(*(_as_name(part) for part in parts), f"seed={self.seed}")
+        return root.joinpath(*(_as_name(part) for part in parts), f"seed_{self.seed}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 from importlib import metadata
@@ -33,7 +34,7 @@ def model_hashes(envs: Any) -> dict[str, str]:
     hashes = folder_hashes(pathlib.Path(pasta_gym.__file__).parent)
     used = getattr(getattr(envs, "user_model", None), "metadata", None)
     if used:
-        hashes["user model in use"] = digest(used)
+        hashes["user model in use"] = digest(json.loads(json.dumps(used, default=str)))
     return hashes
 
 

@@ -52,7 +52,7 @@ def configure(tiny, tmp_path):
     def make(*overrides, agent="own_agent.OwnAgent", name="own"):
         chosen = [*TINY_OVERRIDES, f"runs={tmp_path / 'runs'}", *overrides]
         if agent is not None:
-            chosen += ["agent=random", f"agent._target_={agent}", f"agent.name={name}"]
+            chosen += ["agent=random", f"agent._target_={agent}", f"agent.name={name}" if name else "~agent.name"]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return compose("run", chosen)
 
