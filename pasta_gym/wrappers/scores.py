@@ -67,7 +67,7 @@ def encode_slate(slates: IntArray, categories: IntArray) -> FloatArray:
 
 
 class CandidateScores(
-    gymnasium.Wrapper[dict[str, Any], FloatArray, dict[str, Any], IntArray],
+    gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any],
     RecordConstructorArgs,
 ):
     """Takes a score in [-1, 1] for each candidate; the best of the best categories fill the slate.
@@ -79,7 +79,7 @@ class CandidateScores(
         ValueError: If a slate has more columns than there are categories.
     """
 
-    def __init__(self, env: gymnasium.Env[dict[str, Any], IntArray]) -> None:
+    def __init__(self, env: gymnasium.Env[dict[str, Any], Any]) -> None:
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
         config = env.get_wrapper_attr("config")
