@@ -278,7 +278,7 @@ def _run_em(
         expected = (responsibilities * log_likelihood).sum(1).mean()
         loss = config.ridge * weights.square().sum() - expected
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
     return ChoiceMixture(prior=prior.double().numpy(), weights=(weights.detach() / problem.scale).numpy())

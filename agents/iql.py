@@ -222,7 +222,7 @@ class IQLAgent:
             prompt_values, target_prompt_values, values, targets, expectile=config.expectile, form=config.loss
         )
         optimiser.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
         optimiser.step()
         return {

@@ -223,7 +223,7 @@ class SlateQAgent:
         td_loss = slateq_td_loss(item_values, choices, targets)
         choice_loss = choice_cross_entropy(logits, choices)
         optimiser.zero_grad()
-        (td_loss + config.choice_weight * choice_loss).backward()  # type: ignore[no-untyped-call]
+        (td_loss + config.choice_weight * choice_loss).backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
         optimiser.step()
         return {

@@ -107,17 +107,22 @@ class ImageGenerator(Protocol):
 
 @runtime_checkable
 class UserModelProtocol(Protocol):
-    """What the environment asks of a user model (section 3.2). Numpy arrays in and out.
+    """What the environment asks of a user model (section 3.2). Numpy arrays in and out."""
 
-    Attributes:
-        n_types: K, the number of user types.
-        prior: ``(K,)`` share of each type.
-        aggregator: How the scores of one column's images become its utility.
-    """
+    @property
+    def n_types(self) -> int:
+        """K, the number of user types."""
+        ...
 
-    n_types: int
-    prior: FloatArray
-    aggregator: str
+    @property
+    def prior(self) -> FloatArray:
+        """``(K,)`` share of each type."""
+        ...
+
+    @property
+    def aggregator(self) -> str:
+        """How the scores of one column's images become its utility."""
+        ...
 
     def with_aggregator(self, aggregator: str) -> UserModelProtocol:
         """Return the same users with another aggregator; ValueError for an unknown one."""
@@ -158,6 +163,6 @@ class TextEmbedder(Protocol):
 class ImageEmbedder(Protocol):
     """The model that embeds painted pictures."""
 
-    def __call__(self, pixels: ImageArray) -> FloatArray:
+    def __call__(self, pixels: ImageArray, /) -> FloatArray:
         """Embed pictures ``(n, height, width, 3)`` uint8 as float32 ``(n, d)``."""
         ...

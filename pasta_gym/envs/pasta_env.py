@@ -202,7 +202,7 @@ class PastaEnv(gymnasium.Env[Observation, IntArray]):
         terminated = bool(self._conversations.is_over()[0])
         return self._observation(), float(rewards[0]), terminated, False, self._info()
 
-    def render(self) -> ImageArray | None:  # type: ignore[override]
+    def render(self) -> ImageArray | None:
         """Draw the last slate: prompts, pictures and the chosen column.
 
         Returns:

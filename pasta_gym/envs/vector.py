@@ -128,7 +128,7 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         """Write prompt ids ``(n,)`` out in words."""
         return self.world.prompt_book.texts(np.asarray(ids, dtype=np.int64))
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin every conversation.
@@ -155,7 +155,9 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         self._conversations.begin(self._rows, self._seeds, self._episodes, prompts=prompts, user_types=user_types)
         return self._conversations.observations(), self._conversations.info()
 
-    def step(self, actions: IntArray) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+    def step(  # type: ignore[override]
+        self, actions: IntArray
+    ) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Play a turn of every conversation; those that are over begin anew instead.
 
         Args:
@@ -183,7 +185,7 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         return self._conversations.observations(), rewards, terminated, truncated, self._conversations.info()
 
-    def render(self) -> tuple[ImageArray, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[ImageArray, ...] | None:
         """Draw the last slate of every conversation.
 
         Returns:

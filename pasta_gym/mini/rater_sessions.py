@@ -55,7 +55,7 @@ class PoolConfig:
     slate_size: int = 4
     images_per_prompt: int = 4
     batch: int = 60
-    pilot_sessions: int = 48
+    pilot_sessions: int = 24
     pilot_temperature: float = 4.0
     seed: int = 0
 

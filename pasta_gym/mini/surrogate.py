@@ -32,6 +32,11 @@ class SurrogateNetwork(nn.Module):
         rank: Columns of the low-rank factor.
     """
 
+    prompt_mean: torch.Tensor
+    prompt_scale: torch.Tensor
+    image_mean: torch.Tensor
+    image_scale: torch.Tensor
+
     def __init__(self, dim: int = EMBEDDING_DIM, hidden: int = HIDDEN, rank: int = RANK) -> None:
         super().__init__()
         self.dim, self.rank = dim, rank
@@ -59,7 +64,8 @@ def negative_log_likelihood(
     gaussian = torch.distributions.LowRankMultivariateNormal(
         mean[:, None], factor[:, None], deviation.square()[:, None]
     )
-    return -gaussian.log_prob(x).mean() / x.shape[-1]
+    loss: torch.Tensor = -gaussian.log_prob(x).mean() / x.shape[-1]
+    return loss
 
 
 class Surrogate:

@@ -48,7 +48,8 @@ def train(role: str, run: pathlib.Path, config: LoopConfig | None = None, start:
     """
     config = config or DEFAULTS[role]
     torch.manual_seed(config.seed)
-    reader = (start or Reader(role)).to(memory_format=torch.channels_last).train()
+    reader = start or Reader(role)
+    reader.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data = painted_set(N_PAINTINGS, seed=1 + ROLES.index(role))
 
     def step(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -61,4 +62,5 @@ def train(role: str, run: pathlib.Path, config: LoopConfig | None = None, start:
         return {"loss": loss}  # type: ignore[dict-item]
 
     optimise(f"reader ({role})", reader, step, config, run)
-    return reader.eval()
+    reader.eval()
+    return reader

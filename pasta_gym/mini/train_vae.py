@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -33,7 +34,8 @@ def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: torch.nn.Modu
         The trained ``AutoencoderKL``.
     """
     torch.manual_seed(config.seed)
-    vae = (start if start is not None else build_vae()).to(memory_format=torch.channels_last)
+    vae: Any = start if start is not None else build_vae()
+    vae.to(memory_format=torch.channels_last)
     data = painted_set(N_PAINTINGS, seed=1)
 
     def step(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -52,4 +54,5 @@ def train(run: pathlib.Path, config: LoopConfig = DEFAULTS, start: torch.nn.Modu
         return {"loss": pixel + 0.5 * edge + KL_WEIGHT * kl, "pixel": pixel.detach(), "kl": kl.detach()}
 
     optimise("autoencoder", vae, step, config, run)
-    return vae
+    result: torch.nn.Module = vae
+    return result

@@ -94,7 +94,7 @@ def fit_choice_model(
         torch.autograd.backward(value)
         return value
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     with torch.no_grad():
         final = -float(loss())
         sharpness = float(log_beta.clamp(max=ceiling).exp()) if aggregator == "softmax" else 0.0

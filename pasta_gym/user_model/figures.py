@@ -255,8 +255,8 @@ def as_table(figures: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in figures["fidelity"]:
-        cells = (row[k] for k in ("archetype", "share", "raters", "type", "type_share", "spearman", "spearman_unseen"))
-        lines.append("| " + " | ".join(_short(c) for c in cells) + " |")
+        keys = ("archetype", "share", "raters", "type", "type_share", "spearman", "spearman_unseen")
+        lines.append("| " + " | ".join(_short(row[key]) for key in keys) + " |")
     return "\n".join(lines)
 
 
