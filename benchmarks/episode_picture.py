@@ -1,0 +1,62 @@
+"""Draws one conversation on the diffusion pipeline: ``python -m benchmarks.episode_picture``.
+
+The frames are the environment's own ``rgb_array`` renderings, the first three and the last turn side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import pasta_gym  # noqa: F401  (registers the environment)
+from agents import Agent
+from agents.random_slate import RandomAgent
+from benchmarks.pages import REPOSITORY
+from pasta_gym.seeding import mix
+
+FRAMES_SHOWN = (0, 1, 2, 4)
+
+
+def frames_of_an_episode(agent: Agent, *, seed: int, prompt: str, user_type: int) -> list[NDArray[np.uint8]]:
+    """Play one episode and keep the rendering of every turn."""
+    env = gym.make("PastaT2I-v0", images="diffusion", split="test", render_mode="rgb_array")
+    observation, _ = env.reset(seed=seed, options={"prompt": prompt, "user_type": user_type})
+    frames: list[NDArray[np.uint8]] = []
+    terminated = False
+    while not terminated:
+        batch = {name: np.asarray(value)[None] for name, value in observation.items()}
+        action = agent.act(batch, mix(np.array([seed]), observation["turn"]))[0]
+        observation, _, terminated, _, _ = env.step(action)
+        frames.append(np.asarray(env.render()))
+    env.close()
+    return frames
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "docs" / "images" / "episode.png")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--prompt", default="a castle")
+    parser.add_argument("--user-type", type=int, default=0)
+    parser.add_argument("--checkpoint", type=pathlib.Path, help="a trained IQL agent's folder; random without")
+    arguments = parser.parse_args()
+    agent: Agent = RandomAgent()
+    if arguments.checkpoint:
+        from agents.iql import IQLAgent
+
+        agent = IQLAgent.load(arguments.checkpoint)
+    frames = frames_of_an_episode(agent, seed=arguments.seed, prompt=arguments.prompt, user_type=arguments.user_type)
+    rows = [np.concatenate([frames[i] for i in pair], axis=1) for pair in (FRAMES_SHOWN[:2], FRAMES_SHOWN[2:])]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(arguments.out)
+    print(f"wrote {arguments.out}: turns {', '.join(str(i + 1) for i in FRAMES_SHOWN)}")
+
+
+if __name__ == "__main__":
+    main()
