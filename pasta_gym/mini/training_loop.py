@@ -88,7 +88,7 @@ def optimise(name: str, module: nn.Module, step_function: StepFunction, config: 
         decay = min(config.ema, (step + 1) / (step + 10)) if config.ema else 0.0
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1.0 - decay)
         if (step + 1) % config.log_every == 0:
-            figures = {k: round(float(v), 5) for k, v in losses.items()}
+            figures = {k: round(float(v.detach()), 5) for k, v in losses.items()}
             bar.set_postfix(figures)
             with (run / "log.jsonl").open("a") as log:
                 log.write(
