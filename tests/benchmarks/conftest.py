@@ -39,8 +39,8 @@ TINY_OVERRIDES = [
     "+env.horizon=4",
     "+data.n_episodes=12",
     "+data.shard_size=5",
-    "+evaluation.n_episodes=10",
-    "+evaluation.batch_size=4",
+    "evaluation.n_episodes=10",
+    "evaluation.batch_size=4",
 ]
 
 

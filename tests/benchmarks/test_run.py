@@ -61,7 +61,7 @@ def test_a_finished_run_is_left_alone_and_another_configuration_is_refused(confi
     assert run(read_settings(configure())) == folder
     assert (folder / "scores.csv").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"another configuration .* set experiment_name or agent.name"):
-        run(read_settings(configure("+evaluation.seed=7")))
+        run(read_settings(configure("evaluation.seed=7")))
 
 
 def test_new_weights_make_a_finished_run_stale(configure, monkeypatch):
@@ -206,6 +206,12 @@ def test_every_agent_composes_and_its_name_is_its_file(path, monkeypatch):
         assert callable(made) or made.name == path.stem
     finally:
         OmegaConf.register_new_resolver("user_model_folder", run_module.user_model_folder, replace=True)
+
+
+def test_the_evaluation_written_out_in_conf_is_the_default():
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        settings = read_settings(compose("run"))
+    assert settings.evaluation == EvaluationConfig()
 
 
 @pytest.mark.parametrize("group", ["env", "data", "tracking", "experiment"])

@@ -1,6 +1,7 @@
 import json
 import pathlib
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -100,11 +101,15 @@ def test_two_offline_runs_in_one_process_are_two_folders_that_parse(tmp_path):
         tracker.finish()
         [log] = pathlib.Path(folder).glob("wandb/offline-run-*/*.wandb")
         assert log.stem == f"run-hash{number}"
-        logged = {}
-        for data in records_of(log.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            for item in record.history.item:
-                logged[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        logged, is_whole, deadline = {}, False, time.monotonic() + 60
+        while not is_whole and time.monotonic() < deadline:  # W&B's own process writes the end of the file
+            time.sleep(0.05)
+            for data in records_of(log.read_bytes()):
+                record = wandb_internal_pb2.Record()
+                record.ParseFromString(data)
+                is_whole |= record.WhichOneof("record_type") == "exit"
+                for item in record.history.item:
+                    logged[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        assert is_whole
         assert logged["evaluation/episode_return"] == 5.5 + number
     assert wandb.run is None
