@@ -50,10 +50,10 @@ class LabelConfig:
         critique_share: Share of sessions with a critique.
     """
 
-    train_pairs: int = 32
+    train_pairs: int = 100
     held_out_pairs: int = 80
-    ratings: int = 8
-    rankings: int = 2
+    ratings: int = 24
+    rankings: int = 4
     ranked: int = 4
     critique_share: float = 0.2
 
