@@ -154,8 +154,12 @@ def load_pipeline(folder: pathlib.Path | str | None = None) -> StableDiffusionXL
         )
     try:
         pipeline = StableDiffusionXLPipeline.from_pretrained(
-            path, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, add_watermarker=False
+            path, local_files_only=True, use_safetensors=True, add_watermarker=False
         )
+        # Cast afterwards: the argument that does it on the way has had two names.
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                torch.nn.Module.float(part)
     except Exception as error:  # diffusers, safetensors and json each raise their own
         raise ValueError(f"the pipeline in {path} cannot be loaded ({error}); reinstall pasta-gym") from error
     pipeline.set_progress_bar_config(disable=True)
