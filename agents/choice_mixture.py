@@ -105,7 +105,7 @@ class MixtureConfig:
     """
 
     n_components: int = 8
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 512
     learning_rate: float = 0.05
     ridge: float = 1e-4

@@ -70,7 +70,7 @@ class IQLConfig:
     one_per_category: bool = True
     expectile: float = 0.7
     temperature: float = 0.5
-    steps: int = 2000
+    steps: int = 1000
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

@@ -74,7 +74,7 @@ class SlateQConfig:
     history: Literal["none", "encoder"] = "encoder"
     posterior_from: str = ""
     one_per_category: bool = True
-    steps: int = 2000
+    steps: int = 1000
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

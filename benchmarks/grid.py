@@ -48,7 +48,7 @@ def small_grid(
     diffusion_episodes: int = DIFFUSION_EPISODES,
     extra: Sequence[str] = (),
 ) -> list[Job]:
-    """List the jobs: collect data, train and score, then score one seed of each agent on diffusion.
+    """List the jobs: collect data, train and score, then score one seed on diffusion.
 
     References learn nothing, so they have one seed; so does the diffusion column.
 
@@ -70,7 +70,7 @@ def small_grid(
                 name = f"{agent} {reward} seed {seed}"
                 jobs.append(Job(name, command, (first,) if agent in LEARNERS and name != first else ()))
     if diffusion_episodes:
-        for agent in (*LEARNERS, "random", *REFERENCES):
+        for agent in (*LEARNERS, "random", REFERENCES[0]):
             jobs.append(_on_diffusion(shared, runs_folder, experiment, agent, diffusion_episodes))
     return jobs
 

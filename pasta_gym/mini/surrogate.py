@@ -19,8 +19,8 @@ from pasta_gym.mini.clip import EMBEDDING_DIM
 
 FloatArray = NDArray[np.float32]
 RANK = 8
-HIDDEN = 256
-_MIN_DEVIATION = 0.02
+HIDDEN = 512
+_MIN_DEVIATION = 0.01
 
 
 class SurrogateNetwork(nn.Module):
@@ -55,6 +55,30 @@ class SurrogateNetwork(nn.Module):
         x = self.trunk((prompts - self.prompt_mean) / self.prompt_scale)
         deviation = nn.functional.softplus(self.deviation(x)) + _MIN_DEVIATION
         return self.mean(x), deviation, self.factor(x).unflatten(-1, (self.dim, self.rank)) * 0.3
+
+
+def fitting_losses(
+    x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, factor: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split the fit into the error of the mean and the likelihood of the spread around the pictures' own mean.
+
+    Were the spread fitted around the predicted mean, it would also cover what that mean gets wrong, and columns
+    would differ from draw to draw far more than those of the pipeline do.
+
+    Args:
+        x: ``(n, m, d)`` embeddings of ``m`` pictures of each prompt, m at least 2.
+        mean: ``(n, d)``.
+        deviation: ``(n, d)``.
+        factor: ``(n, d, r)``.
+
+    Returns:
+        Mean squared error of the mean, and negative log density of the residuals, both per dimension.
+    """
+    own_mean = x.mean(dim=1)
+    m = x.shape[1]
+    residuals = (x - own_mean[:, None]) * (m / (m - 1)) ** 0.5
+    error = (own_mean - mean).square().mean()
+    return error, negative_log_likelihood(residuals, torch.zeros_like(mean), deviation, factor)
 
 
 def negative_log_likelihood(

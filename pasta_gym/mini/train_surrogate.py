@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from pasta_gym.mini.rater_sessions import load_pool
-from pasta_gym.mini.surrogate import SurrogateNetwork, negative_log_likelihood
+from pasta_gym.mini.surrogate import SurrogateNetwork, fitting_losses
 from pasta_gym.mini.training_loop import LoopConfig, optimise
 
 BATCH = 128
-DEFAULTS = LoopConfig(steps=6000, learning_rate=1e-3, ema=0.998, seed=606, weight_decay=1e-3, checkpoint_every=1000)
+MEAN_WEIGHT = 10.0  # brings both losses to the same size
+DEFAULTS = LoopConfig(steps=10_000, learning_rate=1e-3, ema=0.998, seed=606, weight_decay=1e-3, checkpoint_every=1000)
 
 
 def painted_prompts(pool_folder: pathlib.Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -39,7 +40,7 @@ def train(
     images: NDArray[np.float32],
     config: LoopConfig = DEFAULTS,
 ) -> SurrogateNetwork:
-    """Fit by maximum likelihood.
+    """Fit the mean by squared error and the spread by maximum likelihood.
 
     Args:
         run: Folder of checkpoints and the log.
@@ -64,7 +65,8 @@ def train(
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         # The network's dropout is the only draw from torch's own generator: keep it tied to this step.
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-        return {"loss": negative_log_likelihood(y[rows], *network(x[rows]))}
+        error, spread = fitting_losses(y[rows], *network(x[rows]))
+        return {"loss": MEAN_WEIGHT * error + spread, "error": error.detach(), "spread": spread.detach()}
 
     optimise("surrogate", network, step, config, run)
     return network.eval()

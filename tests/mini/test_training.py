@@ -150,3 +150,24 @@ def test_the_surrogate_recovers_a_planted_map(tmp_path):
     assert error < 0.05
     total = np.sqrt(np.square(deviation) + np.square(factor).sum(axis=-1)).mean(axis=0)
     np.testing.assert_allclose(total, spread, rtol=0.25)
+
+
+def test_the_surrogates_spread_ignores_what_the_mean_gets_wrong():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 4, 5, generator=generator)
+    mean, deviation = torch.randn(3, 5, generator=generator), torch.rand(3, 5, generator=generator) + 0.5
+    factor = torch.zeros(3, 5, 2)
+    error, spread = surrogate.fitting_losses(x, mean, deviation, factor)
+    assert error.item() == pytest.approx((x.mean(dim=1) - mean).square().mean().item(), rel=1e-5)
+    shifted_error, shifted_spread = surrogate.fitting_losses(x + 7, mean, deviation, factor)
+    assert shifted_spread.item() == pytest.approx(spread.item(), rel=1e-4)
+    assert shifted_error.item() > error.item()
+    # Independent draws: the residuals' variance is that of the draws, not smaller by (m - 1) / m.
+    draws = torch.randn(400, 4, 5, generator=generator) * 2
+    fits = {
+        s: surrogate.fitting_losses(draws, torch.zeros(400, 5), torch.full((400, 5), s), torch.zeros(400, 5, 1))[
+            1
+        ].item()
+        for s in (1.7, 2.0, 2.3)
+    }
+    assert min(fits, key=fits.__getitem__) == 2.0
