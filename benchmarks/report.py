@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import datetime
 import html
 import pathlib
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import runs, stats
+from benchmarks.pages import fill_block
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
 
@@ -404,8 +406,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("runs", type=pathlib.Path, help="folder that benchmarks.run wrote to")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap replicates of each interval")
+    parser.add_argument("--page", type=pathlib.Path, help="also put the table into this page's block, as in README.md")
     given = parser.parse_args(arguments)
     text, written = write_report(given.runs, n_replicates=given.replicates)
+    if given.page:
+        made = f"Printed by `make benchmark` on {datetime.datetime.now(tz=datetime.UTC).date()}.\n\n"
+        fill_block(given.page, "table", made + text)
+        written.append(given.page)
     sys.stdout.write(text + "\nwrote\n" + "".join(f"  {path}\n" for path in written))
 
 

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pasta_gym  # noqa: F401  (registers the environment)
 from pasta_gym.mini import clip, figures, grammar, reader, sdxl, weights
 from pasta_gym.seeding import mix
-from pasta_gym.wrappers import CandidateScores, FlatObservation
 from pasta_gym.worlds import make_world
+from pasta_gym.wrappers import CandidateScores, FlatObservation
 
 PICTURES = 60
 
