@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pasta_gym.mini import weights
@@ -129,6 +131,22 @@ def assemble(
     return pipeline
 
 
+@contextlib.contextmanager
+def _without_loading_bars() -> Iterator[None]:
+    """Silence the loaders' progress bars, which are over in a blink, and put them back as they were."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
 @functools.cache
 def load_pipeline(folder: pathlib.Path | str | None = None) -> StableDiffusionXLPipeline:
     """Load a pipeline from a local folder in diffusers' format: the shipped mini SDXL by default.
@@ -153,9 +171,10 @@ def load_pipeline(folder: pathlib.Path | str | None = None) -> StableDiffusionXL
             "`python -m pasta_gym.mini.train sdxl`"
         )
     try:
-        pipeline = StableDiffusionXLPipeline.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, add_watermarker=False
-        )
+        with _without_loading_bars():
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, add_watermarker=False
+            )
         # Cast afterwards: the argument that does it on the way has had two names.
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
