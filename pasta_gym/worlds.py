@@ -140,6 +140,7 @@ def _encode_mini_texts(texts: list[str]) -> FloatArray:
 
 
 def _make_mini() -> World:
+    from pasta_gym.mini.tokenizer import TOKENIZER_FILE
     from pasta_gym.mini.training_data import cache_directory
     from pasta_gym.mini.weights import file_hash, weights_directory
 
@@ -150,7 +151,7 @@ def _make_mini() -> World:
         raise ValueError(
             f"the weights {clip} are missing; reinstall pasta-gym, or train them with `python -m pasta_gym.mini.train`"
         )
-    cache_file = cache_directory() / f"prompt-embeddings-{file_hash(clip)}.npz"
+    cache_file = cache_directory() / f"prompt-embeddings-{file_hash(clip)}-{file_hash(TOKENIZER_FILE)}.npz"
     text_encoder = TableTextEncoder(book, _encode_mini_texts, 64, grammar.N_PROMPTS, cache_file=cache_file)
 
     def surrogate() -> ImageGenerator:

@@ -171,3 +171,9 @@ def test_the_surrogates_spread_ignores_what_the_mean_gets_wrong():
         for s in (1.7, 2.0, 2.3)
     }
     assert min(fits, key=fits.__getitem__) == 2.0
+
+
+def test_token_numbers_are_those_the_weights_were_trained_with():
+    # Byte-pair training gives these words other numbers in every process, so the merges are a file.
+    ids = build_tokenizer()("a cat, close-up, in an icy city")["input_ids"]
+    assert ids == [0, 46, 145, 49, 337, 35, 241, 49, 177, 125, 182, 338, 1]
