@@ -18,6 +18,19 @@ NOT_YET = -1
 """Fills ``slates`` and ``choices`` of turns that are still to come."""
 
 
+OBSERVATION_KEYS: tuple[str, ...] = (
+    "turn",
+    "initial_prompt",
+    "initial_images",
+    "candidates",
+    "categories",
+    "slate_prompts",
+    "slate_images",
+    "choices",
+)
+"""The keys of an observation, in the order in which flat vectors hold them."""
+
+
 @dataclass(frozen=True)
 class History:
     """What has been said in B conversations, which may be at different turns.

@@ -8,18 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasta_gym.trajectories.dataset import TrajectoryDataset
-from pasta_gym.types import IntArray
-
-OBSERVATION_KEYS: tuple[str, ...] = (
-    "turn",
-    "initial_prompt",
-    "initial_images",
-    "candidates",
-    "categories",
-    "slate_prompts",
-    "slate_images",
-    "choices",
-)
+from pasta_gym.types import OBSERVATION_KEYS, IntArray
 
 
 def encode_slates(actions: IntArray, n_candidates: int) -> NDArray[np.float32]:

@@ -11,21 +11,10 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
 
-from pasta_gym.types import FloatArray
+from pasta_gym.types import OBSERVATION_KEYS, FloatArray
 
 Observation = dict[str, Any]
-ORDER = (
-    "turn",
-    "initial_prompt",
-    "initial_images",
-    "candidates",
-    "categories",
-    "slate_prompts",
-    "slate_images",
-    "choices",
-    "belief",
-    "user_type",
-)
+ORDER = (*OBSERVATION_KEYS, "belief", "user_type")
 
 
 class FlatLayout:
