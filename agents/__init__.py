@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasta_gym.trajectories import TrajectoryDataset
-from pasta_gym.types import IntArray, UInt64Array
+from pasta_gym.types import OBSERVATION_KEYS, IntArray, UInt64Array
 
 Observations = Mapping[str, NDArray[Any]]
 Log = Callable[[dict[str, float]], None]
@@ -67,18 +67,6 @@ class LearningAgent(Agent, Protocol):
     def load(cls, folder: Path) -> Self:
         """Read an agent that :meth:`save` wrote."""
         ...
-
-
-OBSERVATION_KEYS = (
-    "turn",
-    "initial_prompt",
-    "initial_images",
-    "candidates",
-    "categories",
-    "slate_prompts",
-    "slate_images",
-    "choices",
-)
 
 
 def check_observations(observations: Observations) -> tuple[int, int]:

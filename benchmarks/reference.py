@@ -5,6 +5,7 @@ All plan one turn ahead with the surrogate, whatever paints the pictures, and sh
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,7 +21,7 @@ _SAMPLE = 0x5A3B1E  # salt of the imagined pictures' keys
 _CONVERSATIONS_AT_ONCE = 50  # keeps the arrays of one batch within the processor's caches
 
 
-class ReferenceAgent:
+class ReferenceAgent(abc.ABC):
     """Imagines ``n_samples`` columns of pictures for every candidate and plans with the user model's utilities.
 
     Attributes:
@@ -48,8 +49,9 @@ class ReferenceAgent:
         ]
         return np.concatenate(slates)
 
+    @abc.abstractmethod
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
-        raise NotImplementedError
+        """Choose the slates of one batch of conversations."""
 
     def _columns(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> tuple[FloatArray, FloatArray]:
         """Return prompt features ``(B, K, d)`` and imagined columns ``(B, C * S, M, d)``."""
