@@ -9,6 +9,7 @@ import tempfile
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from pasta_gym.types import FloatArray, IntArray, PromptBook, TextEmbedder
 
@@ -73,6 +74,20 @@ class TableTextEncoder:
             if self.cache_file is not None and self.n_filled >= max(2 * self._n_saved, _FIRST_SAVE):
                 self.save()
         return self._table[ids]
+
+    def fill(self, *, batch_size: int = 8192, progress: bool = False) -> None:
+        """Embed every prompt that has not been met yet, and save.
+
+        Args:
+            batch_size: Prompts between two moves of the progress bar.
+            progress: Whether to show one.
+        """
+        missing = np.flatnonzero(~self._is_filled)
+        with tqdm(total=self.n_prompts, initial=self.n_filled, desc="embedding prompts", disable=not progress) as bar:
+            for start in range(0, len(missing), batch_size):
+                bar.update(len(self.embed(missing[start : start + batch_size])))
+        if len(missing):
+            self.save()
 
     def save(self) -> None:
         """Write the filled rows to the cache file, together with those another process has written.

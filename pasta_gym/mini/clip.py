@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasta_gym.mini import weights
-from pasta_gym.mini.tokenizer import CONTEXT_LENGTH, END_ID, build_tokenizer, tokenize
+from pasta_gym.mini.tokenizer import CONTEXT_LENGTH, END_ID, WordTokenizer, build_tokenizer
 from pasta_gym.mini.training_data import to_unit
 from pasta_gym.torchvision_ops import ensure_importable
 
@@ -59,16 +59,23 @@ class MiniClip:
         self.model = model.eval()
         self.tokenizer = build_tokenizer()
         self.batch_size = batch_size
+        self._tokenize = WordTokenizer(self.tokenizer)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as ``(n, 64)`` float32."""
+        """Embed texts as ``(n, 64)`` float32.
+
+        Texts of like length go through the model together, without the padding that they do not need.
+        """
         import torch
 
         out = np.zeros((len(texts), EMBEDDING_DIM), dtype=np.float32)
+        ids, lengths = self._tokenize(texts)
+        by_length = np.argsort(lengths, kind="stable")
         with torch.inference_mode():
             for start in range(0, len(texts), self.batch_size):
-                rows = slice(start, start + self.batch_size)
-                out[rows] = self.model.encode_text(tokenize(self.tokenizer, texts[rows])).numpy()
+                rows = by_length[start : start + self.batch_size]
+                tokens = torch.from_numpy(ids[rows, : lengths[rows[-1]]])
+                out[rows] = _encode_tokens(self.model, tokens, lengths[rows]).numpy()
         return out
 
     def encode_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -81,6 +88,22 @@ class MiniClip:
                 rows = slice(start, start + self.batch_size)
                 out[rows] = self.model.encode_image(torch.from_numpy(to_unit(images[rows]))).numpy()
         return out
+
+
+def _encode_tokens(model: open_clip.CLIP, tokens: torch.Tensor, lengths: NDArray[np.int64]) -> torch.Tensor:
+    """Embed token ids ``(n, t)``, each with its end token at ``lengths - 1``, for any t up to the context's length.
+
+    ``model.encode_text`` takes the whole context only. Attention is causal, so what follows the end token, from
+    which the embedding is read, changes nothing.
+    """
+    import torch
+
+    t = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:t]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:t, :t]))
+    ends = torch.from_numpy(lengths - 1)
+    embedded: torch.Tensor = x[torch.arange(len(tokens)), ends] @ model.text_projection
+    return embedded
 
 
 @functools.cache

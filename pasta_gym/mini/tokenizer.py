@@ -7,6 +7,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pasta_gym.torchvision_ops import ensure_importable
 
 if TYPE_CHECKING:
@@ -37,3 +40,41 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
     encoded = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
     ids: torch.Tensor = encoded["input_ids"]
     return ids
+
+
+class WordTokenizer:
+    """The same token ids as :func:`tokenize`, many times faster: each distinct word goes through the tokenizer once.
+
+    No merge crosses a space, so a text's tokens are those of its words, one after the other.
+
+    Args:
+        tokenizer: What :func:`build_tokenizer` made.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._tokens: dict[str, list[int]] = {}
+
+    def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokenise texts.
+
+        Args:
+            texts: n texts.
+
+        Returns:
+            Token ids ``(n, 24)`` padded with the end token, and lengths ``(n,)`` up to the first end token, which
+            is counted. The end token also stands for what the tokenizer does not know.
+        """
+        ids = np.full((len(texts), CONTEXT_LENGTH), END_ID, dtype=np.int64)
+        ids[:, 0] = START_ID
+        for row, text in enumerate(texts):
+            tokens = [token for word in text.split() for token in self._word(word)][: CONTEXT_LENGTH - 2]
+            ids[row, 1 : 1 + len(tokens)] = tokens
+        lengths: NDArray[np.int64] = (ids == END_ID).argmax(axis=1) + 1
+        return ids, lengths
+
+    def _word(self, word: str) -> list[int]:
+        tokens = self._tokens.get(word)
+        if tokens is None:
+            tokens = self._tokens[word] = list(self.tokenizer(word, add_special_tokens=False)["input_ids"])
+        return tokens

@@ -26,6 +26,19 @@ def table(model, cache_file=None, n=20_000):
     return TableTextEncoder(TinyBook(), model, 3, n, cache_file=cache_file)
 
 
+def test_filling_embeds_what_is_missing_once_and_saves(tmp_path):
+    model = Counted()
+    encoder = table(model, n=50, cache_file=tmp_path / "kept.npz")
+    encoder.embed(np.array([3, 41]))
+    encoder.fill(batch_size=7)
+    encoder.fill()
+    assert model.n_texts == 50
+    again = table(model, n=50, cache_file=tmp_path / "kept.npz")
+    assert again.n_filled == 50
+    np.testing.assert_array_equal(again.embed(np.arange(50)), np.arange(50)[:, None] * np.array([1, 2, 3]))
+    assert model.n_texts == 50
+
+
 @pytest.mark.parametrize("make", [table, lambda model: InternedTextEncoder(TinyBook(), model, 3)])
 def test_each_prompt_is_embedded_once(make):
     model = Counted()

@@ -6,10 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from pasta_gym.mini import grammar, sdxl, surrogate, train_clip, train_reader, train_sdxl, train_surrogate
-from pasta_gym.mini.tokenizer import CONTEXT_LENGTH, END_ID, START_ID, build_tokenizer, tokenize
+from pasta_gym.mini.clip import MiniClip, load_clip
+from pasta_gym.mini.tokenizer import CONTEXT_LENGTH, END_ID, START_ID, WordTokenizer, build_tokenizer, tokenize
 from pasta_gym.mini.training_loop import LoopConfig, optimise, rate_factor
 
 
@@ -60,6 +63,25 @@ def test_every_word_is_one_token_between_start_and_end():
     assert ids.shape == (2, CONTEXT_LENGTH)
     assert (ids[:, 0] == START_ID).all()
     assert ids[0, 3] == END_ID
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, grammar.N_PROMPTS - 1), min_size=1, max_size=40))
+def test_word_by_word_gives_the_tokenizers_own_ids(ids):
+    texts = [*grammar.prompt_texts(np.array(ids)), "A CAT,on the  beach.. at night", "snow " * 40]
+    expected = tokenize(build_tokenizer(), texts).numpy()
+    found, lengths = WordTokenizer(build_tokenizer())(texts)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(lengths, (expected == END_ID).argmax(axis=1) + 1)
+
+
+def test_texts_embed_as_the_model_does_with_its_whole_context():
+    clip = load_clip()
+    rng = np.random.default_rng(2)
+    texts = [*grammar.prompt_texts(rng.integers(0, grammar.N_PROMPTS, 150)), "snow " * 40]
+    with torch.inference_mode():
+        expected = clip.model.encode_text(tokenize(clip.tokenizer, texts)).numpy()
+    np.testing.assert_allclose(MiniClip(clip.model, batch_size=64).encode_texts(texts), expected, atol=2e-5)
 
 
 def test_the_longest_prompt_fits_the_context():
