@@ -1,0 +1,291 @@
+"""The mini world's raters: labels of one world in Parquet, and the pool of painted sessions that they point into.
+
+The pool keeps CLIP embeddings, no pixels. They are one table of a few megabytes that every label points into at
+random, so it is read once and kept; labels are streamed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, NoReturn, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pasta_gym.datasets.base import BaseDataset
+from pasta_gym.datasets.parquet_rows import parquet_rows
+from pasta_gym.datasets.records import VERDICTS, Comparison, DatasetError, Image, Rating, Session, Turn, Verdict
+from pasta_gym.datasets.rows import Row, shown
+from pasta_gym.mini import grammar
+from pasta_gym.mini.rater_data import FORMAT, SATISFACTION_LEVELS
+from pasta_gym.types import FloatArray
+
+_SIZES = ("horizon", "slate_size", "images_per_prompt", "rating_levels")
+_WRITE_AGAIN = "write it with: python -m pasta_gym.mini.rater_data label"
+
+
+class MiniRaters(BaseDataset):
+    """Pairs, rankings, ratings and sessions of the mini world's raters. Embeddings are set on every record.
+
+    Args:
+        folder: A folder that ``python -m pasta_gym.mini.rater_data label`` wrote; its ``metadata.json`` names the pool.
+        name: Name of the dataset.
+
+    Raises:
+        DatasetError: If a file is missing or broken, or of another format.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, *, name: str = "mini_raters") -> None:
+        super().__init__(name, verify_images=False, max_bad_images=0.0)
+        self.folder = pathlib.Path(folder)
+        self._sizes, pool = _read_metadata(self.folder)
+        self._pool_folder = pool
+        self._pool: _Pool | None = None
+        self._splits = self._read_splits()
+
+    def rater_split(self, rater: str) -> str:
+        """Return the split of a rater and of all the rater's prompts: ``train``, ``validation`` or ``test``.
+
+        Raises:
+            ValueError: If nobody has this id.
+        """
+        if rater not in self._splits:
+            raise ValueError(f"no rater {rater!r}; the ids are {', '.join(sorted(self._splits)[:3])}, ...")
+        return self._splits[rater]
+
+    def comparisons(self) -> Iterator[Comparison]:
+        """Stream the pairs, ties among them, and then the rankings.
+
+        Raises:
+            DatasetError: If a file is broken or a value makes no sense.
+        """
+
+        def stream() -> Iterator[Comparison]:
+            for row in self._rows("pairs", ("rater", "session", "prompt", "first", "second", "label")):
+                label = row.number_in("label", 0.0, 1.0)
+                if label not in (0.0, 0.5, 1.0):
+                    raise row.error(f"expected 1, 0.5 or 0, got {label}", "label")
+                yield self._comparison(row, [row.integer("first"), row.integer("second")], (1.0 - label, label))
+            for row in self._rows("rankings", ("rater", "session", "prompt", "images")):
+                images = row.integers("images")
+                yield self._comparison(row, images, tuple(float(rank) for rank in range(len(images))))
+
+        return self._counted("comparisons", stream())
+
+    def ratings(self) -> Iterator[Rating]:
+        """Stream the ratings.
+
+        Raises:
+            DatasetError: If a file is broken or a value makes no sense.
+        """
+
+        def stream() -> Iterator[Rating]:
+            levels = self._sizes["rating_levels"]
+            for row in self._rows("ratings", ("rater", "session", "prompt", "image", "rating")):
+                value = (row.number_in("rating", 1, levels) - 1) / (levels - 1)
+                session = self._session_index(row)
+                image = self._image(row, session, row.integer("image"))
+                yield Rating(self._rater(row), _prompt(row), image, value, self.pool.prompts[session])
+
+        return self._counted("ratings", stream())
+
+    def sessions(self) -> Iterator[Session]:
+        """Stream the sessions.
+
+        Raises:
+            DatasetError: If a file is broken, a value makes no sense, or a session's turns are not in order.
+        """
+        columns = (
+            *("rater", "session", "turn", "prompt", "slate", "choice"),
+            *("column_satisfaction", "turn_satisfaction", "than_before", "critique"),
+        )
+
+        def stream() -> Iterator[Session]:
+            for _, rows in groupby(self._rows("turns", columns), key=self._session_index):
+                yield self._session(list(rows))
+
+        return self._counted("sessions", stream())
+
+    @property
+    def pool(self) -> _Pool:
+        """Embeddings of all images and prompts, read on first use.
+
+        Raises:
+            DatasetError: If a shard is missing or broken.
+        """
+        if self._pool is None:
+            self._pool = _read_pool(self._pool_folder, self._images_per_session())
+        return self._pool
+
+    def _images_per_session(self) -> int:
+        return self._sizes["images_per_prompt"] * (1 + self._sizes["horizon"] * self._sizes["slate_size"])
+
+    def _rows(self, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
+        return parquet_rows(self.folder / f"{table}.parquet", columns)
+
+    def _read_splits(self) -> dict[str, str]:
+        splits: dict[str, str] = {}
+        for row in self._rows("raters", ("rater", "split")):
+            split = row.text("split")
+            if split not in grammar.SPLITS:
+                raise row.error(f"expected one of {', '.join(grammar.SPLITS)}, got {shown(split)}", "split")
+            splits[str(row.integer("rater"))] = split
+        return splits
+
+    def _comparison(self, row: Row, images: list[int], ranks: tuple[float, ...]) -> Comparison:
+        session = self._session_index(row)
+        pictures = tuple(self._image(row, session, image) for image in images)
+        with row.blamed():
+            return Comparison(self._rater(row), _prompt(row), pictures, ranks, self.pool.prompts[session])
+
+    def _session(self, rows: list[Row]) -> Session:
+        first = rows[0]
+        turns = [row.integer("turn") for row in rows]
+        if turns != list(range(self._sizes["horizon"])):
+            raise first.error(f"expected turns 0..{self._sizes['horizon'] - 1} in order, got {shown(turns)}", "turn")
+        session = self._session_index(first)
+        m = self._sizes["images_per_prompt"]
+        return Session(
+            rater=self._rater(first),
+            prompt=_prompt(first),
+            turns=tuple(self._turn(row, session) for row in rows),
+            initial_images=tuple(self._image(first, session, i) for i in range(m)),
+            prompt_embedding=self.pool.prompts[session],
+        )
+
+    def _turn(self, row: Row, session: int) -> Turn:
+        n_columns, m = self._sizes["slate_size"], self._sizes["images_per_prompt"]
+        start = m * (1 + row.integer("turn") * n_columns)
+        columns = tuple(
+            tuple(self._image(row, session, start + column * m + i) for i in range(m)) for column in range(n_columns)
+        )
+        verdict = row.values["than_before"]
+        if verdict is not None and verdict not in VERDICTS:
+            raise row.error(f"expected one of {', '.join(VERDICTS)} or nothing, got {shown(verdict)}", "than_before")
+        with row.blamed():
+            return Turn(
+                images=columns,
+                choice=row.integer("choice"),
+                prompts=tuple(_prompt_text(row, prompt, "slate") for prompt in row.integers("slate")),
+                satisfactions=tuple(_satisfaction(value) for value in row.integers("column_satisfaction")),
+                satisfaction=_satisfaction(row.integer("turn_satisfaction")),
+                versus_previous=cast("Verdict | None", verdict),
+                critique=None if row.values["critique"] is None else row.text("critique"),
+            )
+
+    def _rater(self, row: Row) -> str:
+        rater = str(row.integer("rater"))
+        if rater not in self._splits:
+            raise row.error(f"rater {rater} is not in raters.parquet", "rater")
+        return rater
+
+    def _session_index(self, row: Row) -> int:
+        session = row.integer("session")
+        if not 0 <= session < len(self.pool.prompts):
+            raise row.error(f"the pool has sessions 0..{len(self.pool.prompts) - 1}, got {session}", "session")
+        return session
+
+    def _image(self, row: Row, session: int, image: int) -> Image:
+        n_images = self.pool.images.shape[1]
+        if not 0 <= image < n_images:
+            raise row.error(f"a session has images 0..{n_images - 1}, got {image}")
+        key = f"{session}/{image}"
+        return Image(key, partial(_no_pixels, self._pool_folder, key), self.pool.images[session, image])
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Embeddings of all sessions: ``prompts`` ``(S, d)`` and ``images`` ``(S, n_images, d)``."""
+
+    prompts: FloatArray
+    images: FloatArray
+
+
+def _no_pixels(pool: pathlib.Path, key: str) -> NoReturn:
+    raise DatasetError(f"image {key} has no pixels: the pool keeps embeddings; use Image.embedding", file=pool)
+
+
+def _prompt(row: Row) -> str:
+    return _prompt_text(row, row.integer("prompt"), "prompt")
+
+
+def _prompt_text(row: Row, prompt: int, column: str) -> str:
+    with row.blamed(column):
+        return grammar.prompt_text(prompt)
+
+
+def _satisfaction(level: int) -> float:
+    if not 1 <= level <= SATISFACTION_LEVELS:
+        raise ValueError(f"a satisfaction must be 1..{SATISFACTION_LEVELS}, got {level}")
+    return (level - 1) / (SATISFACTION_LEVELS - 1)
+
+
+def _read_metadata(folder: pathlib.Path) -> tuple[dict[str, int], pathlib.Path]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(metadata, dict):
+            raise ValueError("expected an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"cannot be read ({error}); {_WRITE_AGAIN}", file=path) from error
+    row = Row(str(path), 0, metadata)
+    if (found := row.integer("format")) != FORMAT:
+        raise DatasetError(f"format {found}, this version reads {FORMAT}; {_WRITE_AGAIN}", file=path, column="format")
+    sizes = {name: row.integer(name) for name in _SIZES}
+    for name, size in sizes.items():
+        if not (2 if name == "rating_levels" else 1) <= size <= 1000:
+            raise row.error(f"no such size: {size}; {_WRITE_AGAIN}", name)
+    return sizes, folder / row.text("pool")
+
+
+def _read_pool(folder: pathlib.Path, n_images: int) -> _Pool:
+    try:
+        paths = sorted(folder.glob("shard-*.npz"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot be listed ({error})", file=folder) from error
+    if not paths:
+        raise DatasetError("no shard-*.npz; paint them with: python -m pasta_gym.mini.rater_data paint", file=folder)
+    shards = [_read_shard(path, n_images) for path in paths]
+    numbers = np.concatenate([shard[0] for shard in shards])
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise DatasetError(
+            f"the shards hold {len(numbers)} sessions with gaps or repeats; paint again, which goes on from there",
+            file=folder,
+        )
+    if len({shard[2].shape[-1] for shard in shards}) != 1:
+        raise DatasetError("the shards have embeddings of several sizes; paint the pool again", file=folder)
+    return _Pool(np.concatenate([shard[1] for shard in shards]), np.concatenate([shard[2] for shard in shards]))
+
+
+def _read_shard(path: pathlib.Path, n_images: int) -> tuple[NDArray[Any], FloatArray, FloatArray]:
+    names = ("sessions", "prompt_embeddings", "image_embeddings")
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            sessions, prompts, images = (shard[name] for name in names)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DatasetError(
+            f"cannot be read ({error}); delete it and paint again, which redoes it alone", file=path
+        ) from error
+    if (
+        sessions.ndim != 1
+        or prompts.ndim != 2
+        or images.shape != (len(sessions), n_images, prompts.shape[-1])
+        or len(prompts) != len(sessions)
+        or not all(np.issubdtype(array.dtype, np.floating) for array in (prompts, images))
+    ):
+        raise DatasetError(
+            f"expected sessions (S,), prompt_embeddings (S, d) and image_embeddings (S, {n_images}, d), got "
+            f"{sessions.shape}, {prompts.shape}, {images.shape}",
+            file=path,
+        )
+    for name, array in (("prompt_embeddings", prompts), ("image_embeddings", images)):
+        if not np.isfinite(array).all():
+            raise DatasetError("holds numbers that are not finite; paint it again", file=path, column=name)
+    return sessions, prompts, images
