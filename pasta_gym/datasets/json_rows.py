@@ -143,7 +143,8 @@ def _row(value: Any, file: str, number: int) -> Row:
 
 def _lines(file: io.TextIOBase, name: str) -> Iterator[str]:
     try:
-        yield from file
+        for line in file:  # noqa: UP028  (`yield from` would close the file with this generator)
+            yield line
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot be read as text ({error})", file=name) from error
 

@@ -267,7 +267,8 @@ def _read_pool(folder: pathlib.Path, n_images: int) -> _Pool:
 def _read_shard(path: pathlib.Path, n_images: int) -> tuple[NDArray[Any], FloatArray, FloatArray]:
     names = ("sessions", "prompt_embeddings", "image_embeddings")
     try:
-        with np.load(path, allow_pickle=False) as shard:
+        # Opened here, because NumPy leaves a broken archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
             sessions, prompts, images = (shard[name] for name in names)
     except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(
