@@ -19,7 +19,7 @@ from pasta_gym.types import FloatArray, IntArray
 
 FORMAT = 1
 DEFAULT_DTYPE = "float32"
-BLOCK = 1024
+BLOCK = 256
 """Items that are encoded and written together; a killed run computes at most as many again."""
 
 T = TypeVar("T")
