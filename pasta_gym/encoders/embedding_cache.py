@@ -153,9 +153,9 @@ class EmbeddingCache:
         return embeddings
 
     def table(self) -> FloatArray:
-        """Map all embeddings into memory: ``(n, d)`` in the stored type, read-only; memory holds what is touched.
+        """Map all embeddings into memory: ``(n, d)`` in the stored type; memory holds what is touched.
 
-        Rows that are added later are not in it; call again.
+        Writing to the map never reaches the disk. Rows that are added later are not in it; call again.
         """
         self._store.refresh()
         return self._store.table()

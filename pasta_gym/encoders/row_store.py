@@ -106,10 +106,14 @@ class RowStore:
         return np.array([self._row_of.get(key, -1) for key in keys], dtype=np.int64)
 
     def table(self) -> FloatArray:
-        """Map the rows read so far into memory: ``(n, d)``, read-only, loaded by the system as they are touched."""
+        """Map the rows read so far into memory: ``(n, d)``, loaded by the system as they are touched.
+
+        The map is private: writing to it never reaches the file. Torch takes such arrays without a copy, and warns
+        about read-only ones.
+        """
         if not self._n:
             return np.zeros((0, self.dim), dtype=self.dtype)
-        return np.memmap(self.rows_path, dtype=self.dtype, mode="r", shape=(self._n, self.dim))
+        return np.memmap(self.rows_path, dtype=self.dtype, mode="c", shape=(self._n, self.dim))
 
     def add(self, keys: Sequence[bytes], rows: FloatArray) -> IntArray:
         """Write rows whose keys are not there yet; they are on the disk when this returns.

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.mini.rater_data import SATISFACTION_LEVELS
+
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FORMAT = 1
+VERDICTS: dict[object, float] = {"worse": -1.0, "same": 0.0, "better": 1.0, None: np.nan}
+"""What ``session_versus_previous`` holds for each answer."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class PreferenceData:
         session_prompts: ``(S,)`` initial prompt.
         session_images: ``(S, H, L, M)`` images of the slates.
         session_choices: ``(S, H)`` chosen columns; -1 where there is none.
+        session_satisfactions: ``(S, H, L)`` satisfaction with each column, scaled to [0, 1], NaN where nobody was
+            asked; None if no session has any.
+        session_versus_previous: ``(S, H)`` the slate against the one before, -1 worse, 0 the same, 1 better, NaN where
+            nobody was asked, as at the first turn; None if no session has any.
     """
 
     prompt_embeddings: FloatArray
@@ -61,6 +69,8 @@ class PreferenceData:
     session_prompts: IntArray
     session_images: IntArray
     session_choices: IntArray
+    session_satisfactions: FloatArray | None = None
+    session_versus_previous: FloatArray | None = None
 
     @property
     def n_raters(self) -> int:
@@ -149,7 +159,7 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     pairs = table("pairs", ("rater", "session", "first", "second", "label"))
     ratings = table("ratings", ("rater", "session", "image", "rating"))
     rankings = table("rankings", ("rater", "session", "images"))
-    turns = table("turns", ("rater", "session", "turn", "choice"))
+    turns = table("turns", ("rater", "session", "turn", "choice", "column_satisfaction", "than_before"))
     n_images = images.shape[1]
     n_sessions = len(prompts)
 
@@ -164,6 +174,11 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     session_ids, turn_ids = turns["session"].astype(np.int64), turns["turn"].astype(np.int64)
     chosen[session_ids, turn_ids] = turns["choice"].astype(np.int64)
     choosers[session_ids] = turns["rater"].astype(np.int64)
+    satisfactions = np.full((*chosen.shape, int(metadata["slate_size"])), np.nan)
+    levels = turns["column_satisfaction"].astype(np.float64)
+    satisfactions[session_ids, turn_ids] = (levels - 1.0) / (SATISFACTION_LEVELS - 1)
+    versus_previous = np.full(chosen.shape, np.nan)
+    versus_previous[session_ids, turn_ids] = [_verdict(said, root) for said in turns["than_before"].tolist()]
     m, slate, horizon = int(metadata["images_per_prompt"]), int(metadata["slate_size"]), int(metadata["horizon"])
     kept = np.flatnonzero(choosers >= 0)
     layout = m + np.arange(horizon * slate * m).reshape(horizon, slate, m)
@@ -186,7 +201,16 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         session_prompts=kept.astype(np.int64),
         session_images=kept[:, None, None, None] * n_images + layout,
         session_choices=chosen[kept],
+        session_satisfactions=satisfactions[kept],
+        session_versus_previous=versus_previous[kept],
     )
+
+
+def _verdict(said: object, folder: pathlib.Path) -> float:
+    if said not in VERDICTS:
+        known = ", ".join(str(verdict) for verdict in VERDICTS if verdict)
+        raise ValueError(f"than_before in {folder / 'turns.parquet'} must be one of {known} or empty, got {said!r}")
+    return VERDICTS[said]
 
 
 def read_pool_embeddings(folder: pathlib.Path) -> tuple[FloatArray, FloatArray]:
