@@ -1,9 +1,13 @@
 import json
 import time
+import types
 
+import numpy as np
 import pytest
 
 from benchmarks import throughput
+from pasta_gym.encoders import TableTextEncoder
+from tests.env.tiny_world import TinyBook, TinyEncoder
 
 
 @pytest.fixture
@@ -44,6 +48,16 @@ def test_the_command_writes_one_row_a_size(tiny, sized, monkeypatch, capsys):
     throughput.main(["--seconds", "0", "--surrogate", "2", "--diffusion", "--world", "tiny"])
     table = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| surrogate |") for line in table) == 2
+
+
+def test_all_prompts_of_a_listed_world_are_embedded_beforehand(monkeypatch):
+    world = types.SimpleNamespace(text_encoder=TableTextEncoder(TinyBook(), lambda t: np.ones((len(t), 3)), 3, 40))
+    world.text_encoder.embed(np.array([4]))
+    monkeypatch.setattr(throughput, "make_world", lambda name: world)
+    assert throughput.embed_all_prompts("listed", progress=False).startswith("39 prompts")
+    assert world.text_encoder.n_filled == 40
+    world.text_encoder = TinyEncoder()
+    assert throughput.embed_all_prompts("open-ended", progress=False) == ""
 
 
 def test_a_slow_part_gets_the_largest_share(tiny, sized, monkeypatch):
