@@ -11,6 +11,8 @@ from pasta_gym.datasets.records import (
     Session,
     Turn,
 )
+from pasta_gym.datasets.registry import open_dataset
+from pasta_gym.datasets.splits import Split, split_of_prompt, split_of_rater
 
 __all__ = [
     "Comparison",
@@ -21,5 +23,9 @@ __all__ = [
     "Rating",
     "Record",
     "Session",
+    "Split",
     "Turn",
+    "open_dataset",
+    "split_of_prompt",
+    "split_of_rater",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from pasta_gym.datasets.archive import BROKEN_FILE
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import Row, shown
 
@@ -122,7 +123,7 @@ class _ArrayReader:
     def _read(self, size: int) -> None:
         try:
             more = self._file.read(size)
-        except (OSError, ValueError) as error:
+        except BROKEN_FILE as error:
             raise self._error(f"cannot be read as text ({error})") from error
         self._ended = not more
         self._text = self._text[self._at :] + more
@@ -145,7 +146,7 @@ def _lines(file: io.TextIOBase, name: str) -> Iterator[str]:
     try:
         for line in file:  # noqa: UP028  (`yield from` would close the file with this generator)
             yield line
-    except (OSError, ValueError) as error:
+    except BROKEN_FILE as error:
         raise DatasetError(f"cannot be read as text ({error})", file=name) from error
 
 

@@ -10,12 +10,13 @@ from typing import Any, BinaryIO, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pasta_gym.datasets.archive import BROKEN_FILE
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import Row, require_columns
 
 Source: TypeAlias = pathlib.Path | BinaryIO
 
-_BROKEN = (OSError, ValueError, TypeError, KeyError, OverflowError, EOFError, MemoryError, pa.ArrowException)
+_BROKEN = (*BROKEN_FILE, TypeError, KeyError, OverflowError, MemoryError, pa.ArrowException)
 # Without a buffer Arrow takes in the whole column of a row group at once: hundreds of megabytes of pixels.
 _BUFFER_BYTES = 1 << 20
 

@@ -31,13 +31,17 @@ class Row:
         """Return an error that names this row."""
         return DatasetError(problem, file=self.file, row=self.number, column=column)
 
+    def value(self, column: str, kind: type) -> Any:
+        """Return a value as the file has it, None where there is none. Files of text alone read it as ``kind``."""
+        return self.values.get(column)
+
     def text(self, column: str) -> str:
         """Return a text, which may be empty.
 
         Raises:
             DatasetError: If it is anything else.
         """
-        value = self.values.get(column)
+        value = self.value(column, str)
         if not isinstance(value, str):
             raise self.error(f"expected text, got {shown(value)}", column)
         return value
@@ -48,7 +52,7 @@ class Row:
         Raises:
             DatasetError: If it is anything else.
         """
-        return self._whole(self.values.get(column), column)
+        return self._whole(self.value(column, int), column)
 
     def number_in(self, column: str, low: float, high: float) -> float:
         """Return a number of the range.
@@ -56,7 +60,7 @@ class Row:
         Raises:
             DatasetError: If it is anything else.
         """
-        value = self.values.get(column)
+        value = self.value(column, float)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise self.error(f"expected a number from {low:g} to {high:g}, got {shown(value)}", column)
         return float(value)
@@ -67,7 +71,7 @@ class Row:
         Raises:
             DatasetError: If it is anything else.
         """
-        value = self.values.get(column)
+        value = self.value(column, bool)
         if not isinstance(value, bool):
             raise self.error(f"expected true or false, got {shown(value)}", column)
         return value
@@ -78,7 +82,7 @@ class Row:
         Raises:
             DatasetError: If it is anything else.
         """
-        value = self.values.get(column)
+        value = self.value(column, list)
         if not isinstance(value, list):
             raise self.error(f"expected a list, got {shown(value)}", column)
         return value
