@@ -39,8 +39,8 @@ def model_hashes(envs: Any) -> dict[str, str]:
 
 
 def folder_hashes(folder: pathlib.Path) -> dict[str, str]:
-    """Hash every ``.safetensors`` file under a folder, by its path within it."""
-    found = sorted(folder.rglob("*.safetensors"))
+    """Hash every ``.safetensors`` and ``tokenizer.json`` file under a folder, by its path within it."""
+    found = sorted([*folder.rglob("*.safetensors"), *folder.rglob("tokenizer.json")])
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in found}
 
 

@@ -164,4 +164,6 @@ def test_hashes_name_weights_and_see_a_changed_byte(tmp_path):
     after = provenance.folder_hashes(tmp_path)
     assert list(before) == list(after) == ["part/model.safetensors"]
     assert before != after
+    (tmp_path / "part" / "tokenizer.json").write_text("{}")  # other token numbers are another world, too
+    assert set(provenance.folder_hashes(tmp_path)) - set(after) == {"part/tokenizer.json"}
     assert provenance.git_revision(tmp_path) == "unknown"
