@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pasta_gym.encoders.check import main
 from pasta_gym.encoders.embedding_cache import (
     BadImagesError,
     EmbeddingCache,
@@ -426,3 +427,22 @@ def test_a_bar_counts_items(tmp_path, capsys):
     encoder = CountingEncoder()
     EmbeddingCache.of(encoder, tmp_path).embed_texts(encoder, ["a", "bb"], progress=True)
     assert "embedding: 100%" in capsys.readouterr().err
+
+
+def test_the_command_lists_caches_and_what_is_broken(tmp_path, capsys):
+    one, other = CountingEncoder("one"), CountingEncoder("other")
+    first, second = EmbeddingCache.of(one, tmp_path / "images"), EmbeddingCache.of(other, tmp_path / "texts")
+    first.embed_images(one, [b"1", b"22"])
+    second.embed_texts(other, ["a"])
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{first.folder}: one, 2 embeddings, 0 broken\n" in said
+    assert f"{second.folder}: other, 1 embeddings, 0 broken\n" in said
+    flip(first.folder / "rows.bin", 25)
+    assert main([str(tmp_path)]) == 1
+    assert "one, 2 embeddings, 1 broken, first rows [1]: embed the same data again" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no embedding cache in"):
+        main([str(tmp_path / "none")])
+    second.folder.rename(tmp_path / "texts" / "renamed")
+    with pytest.raises(ValueError, match=r"is not named after its identity, \w{16}; rename it back"):
+        main([str(tmp_path)])
