@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents import Agent
 from pasta_gym import seeding
@@ -51,6 +52,8 @@ class EpisodeScores:
         user_types: ``(n,)``.
         returns: ``(n,)`` sum of rewards.
         chosen_utilities: ``(n, H)`` utility in [0, 1] of the column chosen at each turn.
+        unseen: ``(n,)`` whether the last chosen prompt shows a combination that nothing was trained on; None in a
+            world that holds none out.
     """
 
     episodes: IntArray
@@ -58,6 +61,7 @@ class EpisodeScores:
     user_types: IntArray
     returns: FloatArray
     chosen_utilities: FloatArray
+    unseen: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -97,12 +101,15 @@ def evaluate(
 
 def concatenate(parts: list[EpisodeScores]) -> EpisodeScores:
     """Join batches of conversations in their order."""
+    known = [p.unseen for p in parts if p.unseen is not None]
+    flags = known if len(known) == len(parts) else None
     return EpisodeScores(
         episodes=np.concatenate([p.episodes for p in parts]),
         prompts=[prompt for p in parts for prompt in p.prompts],
         user_types=np.concatenate([p.user_types for p in parts]),
         returns=np.concatenate([p.returns for p in parts]),
         chosen_utilities=np.concatenate([p.chosen_utilities for p in parts]),
+        unseen=None if flags is None else np.concatenate(flags),
     )
 
 
@@ -121,12 +128,14 @@ def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, age
         returns += rewards
         choice = np.asarray(observations["choices"])[:, turn]
         utilities.append(np.take_along_axis(np.asarray(info["utilities"]), choice[:, None], axis=1)[:, 0])
+    held_out = envs.world.held_out
     return EpisodeScores(
         episodes=first + np.arange(n_wanted),
         prompts=list(prompts),
         user_types=user_types,
         returns=returns[:n_wanted],
         chosen_utilities=np.stack(utilities, axis=1)[:n_wanted].astype(np.float64),
+        unseen=None if held_out is None else held_out(np.asarray(info["chosen_prompt_id"])[:n_wanted]),
     )
 
 

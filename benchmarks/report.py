@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks import runs, stats
+from benchmarks import held_out, runs, stats
 from benchmarks.pages import fill_block
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
@@ -40,6 +41,9 @@ class Cell:
         episodes: How many conversations all agents share.
         mean: Mean return with its interval.
         normalised: On the scale from random to the clairvoyant; empty if either is missing.
+        final: ``(seeds, episodes)`` utility of the column chosen last, of each agent.
+        unseen: ``(seeds, episodes)`` whether that column shows a combination that nothing was trained on; without the
+            agents of which it is not known.
     """
 
     returns: dict[str, Scores]
@@ -47,6 +51,8 @@ class Cell:
     episodes: int
     mean: dict[str, Interval]
     normalised: dict[str, Interval]
+    final: dict[str, Scores]
+    unseen: dict[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
     shared = set.intersection(*(set(run.scores.episodes.tolist()) for own in by_agent.values() for run in own))
     if not shared:
         raise ValueError(f"the agents {sorted(by_agent)} share no episode; evaluate them with the same evaluation.seed")
-    returns, utilities = {}, {}
+    returns, utilities, final, unseen = {}, {}, {}, {}
     for agent, own in by_agent.items():
         rows = [np.flatnonzero(np.isin(run.scores.episodes, sorted(shared))) for run in own]
         ordered = [r[np.argsort(run.scores.episodes[r])] for r, run in zip(rows, own, strict=True)]
@@ -134,11 +140,15 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
         utilities[agent] = np.mean(
             [run.scores.chosen_utilities[r].mean(axis=0) for run, r in zip(own, ordered, strict=True)], axis=0
         )
+        final[agent] = np.stack([run.scores.chosen_utilities[r, -1] for run, r in zip(own, ordered, strict=True)])
+        flags = [run.scores.unseen[r] for run, r in zip(own, ordered, strict=True) if run.scores.unseen is not None]
+        if len(flags) == len(own):
+            unseen[agent] = np.stack(flags)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     mean = stats.mean_intervals(returns, rng, n_replicates)
     can_scale = RANDOM in mean and CLAIRVOYANT in mean and mean[CLAIRVOYANT].estimate > mean[RANDOM].estimate
     normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates) if can_scale else {}
-    return Cell(returns, utilities, len(shared), mean, normalised)
+    return Cell(returns, utilities, len(shared), mean, normalised, final, unseen)
 
 
 def headline_checks(report: Report) -> list[Check]:
@@ -255,6 +265,7 @@ def markdown(report: Report) -> str:
         "1 = clairvoyant (myopic, so it can be passed).",
         "\\* uses insides of the environment.",
         "",
+        *held_out.section(report),
         "### Checks",
         "",
     ]

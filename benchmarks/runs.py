@@ -77,6 +77,7 @@ def write_scores(path: pathlib.Path, key: RunKey, scores: EpisodeScores) -> None
             "user_type",
             "episode_return",
             "final_utility",
+            *(["unseen"] if scores.unseen is not None else []),
             *(f"utility_{turn}" for turn in range(1, horizon + 1)),
         ]
     )
@@ -91,6 +92,7 @@ def write_scores(path: pathlib.Path, key: RunKey, scores: EpisodeScores) -> None
                 int(scores.user_types[i]),
                 repr(round(float(scores.returns[i]), 6)),
                 utilities[-1],
+                *([int(scores.unseen[i])] if scores.unseen is not None else []),
                 *utilities,
             ]
         )
@@ -131,6 +133,7 @@ def _scores_of(rows: list[dict[str, str]], turns: list[str]) -> EpisodeScores:
         user_types=np.array([int(r["user_type"]) for r in rows]),
         returns=np.array([float(r["episode_return"]) for r in rows]),
         chosen_utilities=np.array([[float(r[t]) for t in turns] for r in rows]),
+        unseen=np.array([int(r["unseen"]) == 1 for r in rows]) if "unseen" in rows[0] else None,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pasta_gym.candidates import EditCandidates
 from pasta_gym.encoders import TableTextEncoder
@@ -51,6 +52,8 @@ class World:
         user_model: A user model, or the folder of one.
         picture_size: Height and width in pixels of a picture.
         embedding_bound: No component of an embedding is larger than this; the observation space's limit.
+        held_out: For prompt ids, whether they show a combination that nothing was trained on; None where there is
+            no such thing. Results are reported apart for them.
     """
 
     name: str
@@ -62,6 +65,7 @@ class World:
     user_model: UserModelProtocol | str | pathlib.Path
     picture_size: int = 64
     embedding_bound: float = 1000.0
+    held_out: Callable[[IntArray], NDArray[np.bool_]] | None = None
     _made: dict[str, ImageGenerator] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def image_generator(self, name: str) -> ImageGenerator:
@@ -105,6 +109,7 @@ class World:
             self.user_model,
             self.picture_size,
             self.embedding_bound,
+            self.held_out,
         )
         return type(self), fields
 
@@ -131,6 +136,10 @@ class GrammarPromptBook:
 
 def _mini_candidates(split: str, n_candidates: int, n_categories: int) -> EditCandidates:
     return EditCandidates(n_candidates, n_categories, avoid_held_out=split == "train")
+
+
+def _shows_held_out_triple(ids: IntArray) -> NDArray[np.bool_]:
+    return grammar.is_held_out(grammar.slot_values(ids))
 
 
 def _encode_mini_texts(texts: list[str]) -> FloatArray:
@@ -183,6 +192,7 @@ def _make_mini() -> World:
         candidate_generator=_mini_candidates,
         user_model=folder / "user_model",
         picture_size=64,
+        held_out=_shows_held_out_triple,
     )
 
 

@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks import report, runs
+from benchmarks import held_out, report, runs
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json
 
 
-def plant(root, agent, mean, *, reward="sparse", images="surrogate", seed=0, n=60, privileged=False, spread=1.0):
+def plant(
+    root, agent, mean, *, reward="sparse", images="surrogate", seed=0, n=60, privileged=False, spread=1.0, unseen=None
+):
     """A finished run with a chosen mean; luck is shared by all agents."""
     luck = np.random.default_rng(5).normal(0, spread, size=n)
     utilities = np.clip((mean + luck)[:, None] / 10 + np.array([-0.1, -0.05, 0]), 0, 1)
     scores = EpisodeScores(
-        np.arange(n), [f"prompt, with a comma {i}" for i in range(n)], np.arange(n) % 3, mean + luck, utilities
+        np.arange(n), [f"prompt, with a comma {i}" for i in range(n)], np.arange(n) % 3, mean + luck, utilities, unseen
     )
     key = runs.RunKey("small", "abc", agent, reward, "simulated", "mini", images, "test", seed)
     folder = key.folder(root)
@@ -44,6 +46,27 @@ def test_scores_survive_the_disk(tmp_path):
     assert scores.prompts[3] == "prompt, with a comma 3"
     assert_allclose(scores.returns, 4.0 + np.random.default_rng(5).normal(0, 1, size=7), atol=1e-6)
     assert scores.chosen_utilities.shape == (7, 3)
+
+
+def test_held_out_combinations_are_told_apart(tmp_path):
+    unseen = np.arange(60) % 4 == 0
+    plant(tmp_path, "iql", 4.0, unseen=unseen)
+    plant(tmp_path, "iql", 5.0, seed=1, unseen=~unseen)
+    plant(tmp_path, "slateq", 4.0)  # of an older version, which did not say
+    [made] = report.make_reports(tmp_path, n_replicates=50)
+    cell = made.cells["sparse", "surrogate"]
+    np.testing.assert_array_equal(cell.unseen["iql"], np.stack([unseen, ~unseen]))
+    first, second = (10 * final for final in cell.final["iql"])
+    there = np.concatenate([first[unseen], second[~unseen]]).mean()
+    elsewhere = np.concatenate([first[~unseen], second[unseen]]).mean()
+    assert held_out.rows(made) == [["iql", "sparse", "50.0%", f"{there:.2f}", f"{elsewhere:.2f}"]]
+    assert f"| iql | sparse | 50.0% | {there:.2f} | {elsewhere:.2f} |" in report.markdown(made)
+
+
+def test_nothing_is_said_where_nothing_was_held_out(planted):
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert held_out.rows(made) == []
+    assert "Held-out" not in report.markdown(made)
 
 
 def test_the_table_has_the_numbers_that_were_planted(planted):
