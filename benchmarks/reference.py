@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +67,16 @@ class ReferenceAgent(abc.ABC):
     def _slate_size(self, observations: dict[str, NDArray[Any]]) -> int:
         return int(observations["slate_prompts"].shape[2])
 
+    def _best_slates(
+        self, observations: dict[str, NDArray[Any]], utilities: FloatArray, weights: FloatArray
+    ) -> IntArray:
+        """Choose the slates ``(B, L)`` with the largest expected chosen utility over samples ``(B, S, C)``."""
+        categories, slate_size = observations["categories"], self._slate_size(observations)
+        # A user model that does not say so may have logits that depend on the whole slate.
+        if getattr(self._user_model, "has_constant_temperature", False):
+            return best_slates(utilities, self._choice_weights(utilities), weights, categories, slate_size)
+        return best_slates_by_slate(utilities, self._user_model.choice_logits, weights, categories, slate_size)
+
     def _choice_weights(self, utilities: FloatArray) -> FloatArray:
         """Exponentials of choice logits, scaled so that the largest of the last axis is 1."""
         logits = np.asarray(self._user_model.choice_logits(utilities), dtype=np.float32)
@@ -90,13 +100,7 @@ class Clairvoyant(ReferenceAgent):
         flat = self._user_model.utilities(observations["user_type"], features, columns)
         utilities = np.swapaxes(flat.reshape(len(seeds), -1, self.n_samples), 1, 2)  # (B, S, C)
         weights = np.full(utilities.shape[1], 1 / self.n_samples)
-        return best_slates(
-            utilities,
-            self._choice_weights(utilities),
-            weights,
-            observations["categories"],
-            self._slate_size(observations),
-        )
+        return self._best_slates(observations, utilities, weights)
 
 
 class BlindSlateAware(ReferenceAgent):
@@ -115,13 +119,7 @@ class BlindSlateAware(ReferenceAgent):
         split = flat.reshape(n_rows, n_types, -1, self.n_samples)
         utilities = np.moveaxis(split, 3, 2).reshape(n_rows, n_types * self.n_samples, -1)  # (B, K * S, C)
         prior = np.repeat(self._user_model.prior, self.n_samples) / self.n_samples
-        return best_slates(
-            utilities,
-            self._choice_weights(utilities),
-            prior,
-            observations["categories"],
-            self._slate_size(observations),
-        )
+        return self._best_slates(observations, utilities, prior)
 
 
 class BlindMarginal(ReferenceAgent):
@@ -159,6 +157,37 @@ def best_slates(
     slates = np.empty((len(utilities), slate_size), dtype=np.int64)
     for rows, table, members in _tables(categories, slate_size):
         values = expected_chosen_utilities(utilities[rows], choice_weights[rows], weights, members)
+        slates[rows] = table[values.argmax(axis=1)]
+    return slates
+
+
+def best_slates_by_slate(
+    utilities: FloatArray,
+    choice_logits: Callable[[FloatArray], FloatArray],
+    weights: FloatArray,
+    categories: IntArray,
+    slate_size: int,
+) -> IntArray:
+    """Do the same for choice logits that depend on the whole slate, as with a learned temperature function.
+
+    Args:
+        utilities: ``(B, S, C)`` of candidates in samples.
+        choice_logits: Maps the utilities of slates ``(..., L)`` to their choice logits.
+        weights: ``(S,)`` probability of each sample.
+        categories: ``(B, C)``.
+        slate_size: The paper's ``L``.
+
+    Returns:
+        ``(B, L)`` places; among equal slates the first of the table.
+    """
+    slates = np.empty((len(utilities), slate_size), dtype=np.int64)
+    for rows, table, _ in _tables(categories, slate_size):
+        values = np.zeros((len(rows), len(table)))
+        for sample, weight in enumerate(weights):
+            shown = np.asarray(utilities[rows, sample], dtype=np.float64)[:, table]  # (b, P, L)
+            logits = np.asarray(choice_logits(shown), dtype=np.float64)
+            chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            values += weight * (chances * shown).sum(axis=-1) / chances.sum(axis=-1)
         slates[rows] = table[values.argmax(axis=1)]
     return slates
 

@@ -100,7 +100,7 @@ def fit_user_model(
     return UserModel(
         fitted.model,
         (prior / prior.sum()).numpy(),
-        {name: ChoiceNumbers(f.temperature, f.sharpness) for name, f in fits.items()},
+        {name: ChoiceNumbers(f.temperature, f.sharpness, f.slopes) for name, f in fits.items()},
         "softmax",
         {
             "config": dataclasses.asdict(config),

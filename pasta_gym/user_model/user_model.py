@@ -20,6 +20,7 @@ from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.choice import choice_logits, log_choice_probabilities
 from pasta_gym.user_model.network import ScoreModel, score
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_posterior
+from pasta_gym.user_model.temperature import CONSTANT, Slopes, check_slopes
 from pasta_gym.user_model.utility import AGGREGATORS, aggregate, check_aggregator
 
 FORMAT = 1
@@ -33,12 +34,29 @@ class ChoiceNumbers:
     """The choice model of one aggregator.
 
     Attributes:
-        temperature: tau of equation 4.
+        temperature: tau of equation 4, at utilities of zero where the slopes are not.
         sharpness: beta of the softmax aggregator; unused by the others.
+        slopes: How log tau grows with the slate's sorted utilities.
     """
 
     temperature: float
     sharpness: float = 0.0
+    slopes: Slopes = CONSTANT
+
+    def tensor(self) -> torch.Tensor:
+        """The numbers in a row, ``(2,)`` for a constant temperature and ``(5,)`` else."""
+        numbers = [self.temperature, self.sharpness, *(self.slopes if self.slopes != CONSTANT else ())]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    @classmethod
+    def of_tensor(cls, numbers: torch.Tensor) -> ChoiceNumbers:
+        """Read what ``tensor`` wrote.
+
+        Raises:
+            ValueError: If a slope is out of range.
+        """
+        temperature, sharpness, *slopes = numbers.tolist()
+        return cls(temperature, sharpness, check_slopes(Slopes(*slopes)))
 
 
 class UserModel:
@@ -94,8 +112,18 @@ class UserModel:
 
     @property
     def temperature(self) -> float:
-        """tau, the factor on utilities in choices, for the aggregator in use."""
+        """tau, the factor on utilities in choices, for the aggregator in use; with ``slopes``, that at zero."""
         return self._choice[self.aggregator].temperature
+
+    @property
+    def slopes(self) -> Slopes:
+        """How log tau grows with the slate's sorted utilities, for the aggregator in use."""
+        return self._choice[self.aggregator].slopes
+
+    @property
+    def has_constant_temperature(self) -> bool:
+        """Whether a column's choice logit depends on its own utility alone, not on the slate around it."""
+        return self.slopes == CONSTANT
 
     @property
     def sharpness(self) -> float:
@@ -187,13 +215,13 @@ class UserModel:
         return utilities
 
     def choice_logits(self, utilities: FloatArray) -> FloatArray:
-        """Return the logits of choosing each column, ``tau * utility``, ``(..., L)`` (equation 4)."""
-        logits: FloatArray = choice_logits(_tensor(utilities), self.temperature).numpy()
+        """Return the logits of choosing each column of a slate, ``tau * utility``, ``(..., L)`` (equation 4)."""
+        logits: FloatArray = choice_logits(_tensor(utilities), self.temperature, self.slopes).numpy()
         return logits
 
     def log_choice_probabilities(self, utilities: FloatArray) -> FloatArray:
         """Return the log-probability of choosing each column ``(..., L)``."""
-        log_p: FloatArray = log_choice_probabilities(_tensor(utilities), self.temperature).numpy()
+        log_p: FloatArray = log_choice_probabilities(_tensor(utilities), self.temperature, self.slopes).numpy()
         return log_p
 
     @torch.inference_mode()
@@ -224,7 +252,7 @@ class UserModel:
         if len(rows):
             features = self.prompt_features(prompt_embeddings)[rows]
             utilities = torch.from_numpy(self.all_utilities(features, slate_images[rows, turns]))
-            log_p[rows, turns] = log_choice_probabilities(utilities, self.temperature).double()
+            log_p[rows, turns] = log_choice_probabilities(utilities, self.temperature, self.slopes).double()
         likelihood = choice_log_likelihood(log_p, torch.from_numpy(choices))
         with np.errstate(divide="ignore"):
             log_prior = torch.from_numpy(np.log(self.prior))
@@ -249,7 +277,7 @@ class UserModel:
         tensors = {name: t.detach().contiguous() for name, t in self._model.state_dict().items()}
         tensors["prior"] = torch.from_numpy(self.prior.astype(np.float64))
         for name, numbers in self._choice.items():
-            tensors[f"choice.{name}"] = torch.tensor([numbers.temperature, numbers.sharpness], dtype=torch.float64)
+            tensors[f"choice.{name}"] = numbers.tensor()
         partial = folder / f"{WEIGHTS}.{os.getpid()}"
         save_file(tensors, partial)
         record = {
@@ -305,7 +333,7 @@ class UserModel:
         )
         shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()} | {"prior": (k,)}
         choice_names = [name for name in AGGREGATORS if f"choice.{name}" in tensors]
-        shapes |= {f"choice.{name}": (2,) for name in choice_names}
+        shapes |= {f"choice.{n}": (5,) if tensors[f"choice.{n}"].numel() == 5 else (2,) for n in choice_names}
         found = {name: tuple(t.shape) for name, t in tensors.items()}
         wrong = sorted(
             f"{name} is {found.get(name, 'missing')}, expected {shapes.get(name, 'none')}"
@@ -317,7 +345,7 @@ class UserModel:
                 f"{weights} does not hold a user model of {k} types and dimension {d}: {wrong[0]}; {_MEND}"
             )
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
-        choice = {name: ChoiceNumbers(*tensors[f"choice.{name}"].tolist()) for name in choice_names}
+        choice = {name: ChoiceNumbers.of_tensor(tensors[f"choice.{name}"]) for name in choice_names}
         return cls(model, tensors["prior"].numpy(), choice, str(metadata["aggregator"]), metadata)
 
 

@@ -50,6 +50,44 @@ def test_the_best_slate_is_that_of_brute_force(seed, sizes, temperature):
         assert values[tuple(sorted(found[b].tolist()))] >= max(values.values()) - 1e-5
 
 
+def slate_logits(utilities):
+    """Logits that no table of candidates holds: the temperature grows with the slate's best column."""
+    return 2.0 * np.exp(3.0 * utilities.max(axis=-1, keepdims=True)) * utilities
+
+
+def test_the_best_slate_of_a_temperature_of_the_slate_is_that_of_brute_force():
+    rng = np.random.default_rng(4)
+    utilities, weights = rng.random((20, 3, 6)), np.array([0.5, 0.3, 0.2])
+    categories = np.tile([0, 0, 1, 1, 2, 2], (20, 1))
+    found = reference.best_slates_by_slate(utilities, slate_logits, weights, categories, 2)
+    for b in range(20):
+        values = {}
+        for slate in itertools.combinations(range(6), 2):
+            if slate[0] // 2 != slate[1] // 2:
+                u = utilities[b][:, list(slate)]
+                odds = np.exp(slate_logits(u))
+                values[slate] = float(weights @ ((odds * u).sum(axis=1) / odds.sum(axis=1)))
+        assert tuple(sorted(found[b].tolist())) == max(values, key=values.get)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_planners_ask_the_user_model_whether_candidates_can_be_worked_out_one_by_one(constant):
+    seen = []
+
+    class Users:
+        has_constant_temperature = constant
+
+        def choice_logits(self, utilities):
+            seen.append(utilities.shape[-1])
+            return slate_logits(utilities)
+
+    agent = reference.Clairvoyant.__new__(reference.Clairvoyant)
+    agent._user_model = Users()
+    observations = {"categories": np.array([[0, 0, 1, 1, 2, 2]]), "slate_prompts": np.zeros((1, 5, 2, 4))}
+    agent._best_slates(observations, np.random.default_rng(0).random((1, 3, 6)), np.full(3, 1 / 3))
+    assert set(seen) == {6 if constant else 2}
+
+
 def test_marginal_slates_hold_the_best_of_the_best_categories():
     utilities = np.array([[0.9, 0.8, 0.1, 0.3, 0.2, 0.7]])
     assert sorted(reference.best_marginal_slates(utilities, np.array([[0, 0, 1, 1, 2, 2]]), 2)[0]) == [0, 5]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pasta_gym.user_model.network import ResidualHeads, ScoreModel
+from pasta_gym.user_model.temperature import Slopes
 from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
 
 D, K, B, L, M = 6, 3, 5, 4, 2
@@ -154,6 +155,37 @@ def test_saving_and_loading_gives_the_same_user(model, batch, tmp_path):
     assert read.comparison_temperature == pytest.approx(6.0)
 
 
+def test_a_temperature_of_the_slate_is_saved_and_used_everywhere(model, batch, tmp_path):
+    slopes = Slopes(-1.0, 0.25, 2.0)
+    sloped = UserModel(model.score_model, model.prior, CHOICE | {"softmax": ChoiceNumbers(5.0, 8.0, slopes)})
+    sloped.save(tmp_path)
+    read = UserModel.load(tmp_path)
+    assert (read.slopes, read.temperature, read.has_constant_temperature) == (slopes, 5.0, False)
+    assert read.with_aggregator("max").has_constant_temperature
+    u = np.array([0.4, 0.1, 0.5, 0.2])
+    tau = 5.0 * np.exp(-0.1 + 0.25 * 0.6 + 2 * 0.5)
+    assert read.choice_logits(u) == pytest.approx(tau * u, rel=1e-5)
+    p = np.exp(tau * u) / np.exp(tau * u).sum()
+    assert read.log_choice_probabilities(u) == pytest.approx(np.log(p), abs=1e-5)
+    prompts, images, _ = batch
+    choices = np.array([[1], [0], [3], [2], [1]])
+    utilities = read.all_utilities(read.prompt_features(prompts), images)
+    log_p = np.take_along_axis(read.log_choice_probabilities(utilities), choices[:, :, None], axis=2)[..., 0]
+    joint = read.prior * np.exp(log_p)
+    expected = joint / joint.sum(axis=1, keepdims=True)
+    assert read.posterior(prompts, images[:, None], choices) == pytest.approx(expected, abs=1e-5)
+    assert not np.allclose(
+        read.posterior(prompts, images[:, None], choices), model.posterior(prompts, images[:, None], choices)
+    )
+
+
+def out_of_range_slopes(folder):
+    tensors = load_file(folder / "user_model.safetensors")
+    tensors["choice.max"] = torch.tensor([4.0, 0.0, 0.0, 3.0, 0.0], dtype=torch.float64)
+    save_file(tensors, folder / "user_model.safetensors")
+    rehash(folder)
+
+
 def truncate(folder):
     weights = folder / "user_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-40])
@@ -201,6 +233,7 @@ def change_metadata(**changes):
         (truncate, r"user_model\.safetensors is not the file that metadata\.json describes .* truncated"),
         (garble, r"cannot read .*user_model\.safetensors as safetensors"),
         (lose_a_key, r"image_heads\.weight2 is missing, expected \(24, 12\)"),
+        (out_of_range_slopes, r"slope inner must be in \[-1, 1\].*got 3"),
         (add_a_key, r"surplus is \(2,\), expected none"),
         (lambda folder: (folder / "user_model.safetensors").unlink(), r"no .*user_model\.safetensors"),
         (lambda folder: (folder / "metadata.json").unlink(), r"no .*metadata\.json"),
