@@ -131,18 +131,19 @@ def conversations(
 def _sorted_turns(rows: list[Row], columns: Columns, layout: Layout, turn_base: int | None) -> list[Row]:
     column = layout.turn_columns["turn"]
     ordered = sorted(rows, key=lambda row: row.integer(column))
-    for field in _SAME_IN_A_SESSION:
-        name = columns.by_field.get(field)
-        for row in rows[1:] if name else ():
-            if name is not None and row.values.get(name) != rows[0].values.get(name):
-                raise row.error(
-                    f"{shown(row.values.get(name))} in a session that began with {shown(rows[0].values.get(name))}",
-                    name,
-                )
+    for name in (columns.by_field[field] for field in _SAME_IN_A_SESSION if field in columns.by_field):
+        for row in rows[1:]:
+            if not _agree(row, rows[0], name):
+                began = shown(rows[0].values.get(name))
+                raise row.error(f"{shown(row.values.get(name))} in a session that began with {began}", name)
     numbers = [row.integer(column) for row in ordered]
     if turn_base is not None and numbers != list(range(turn_base, turn_base + len(numbers))):
         raise rows[0].error(f"expected turns {turn_base}, {turn_base + 1}, ... without gaps, got {numbers}", column)
     return ordered
+
+
+def _agree(row: Row, other: Row, column: str) -> bool:
+    return bool(row.values.get(column) == other.values.get(column)) or (row.missing(column) and other.missing(column))
 
 
 def _nested_turns(row: Row, columns: Columns, layout: Layout) -> list[Row]:
@@ -164,7 +165,7 @@ def _listed_turns(row: Row, layout: Layout) -> list[Row]:
     lists: dict[str, list[Any]] = {}
     for field, column in layout.turn_columns.items():
         # A table may leave an optional column empty in some rows, and a reader may not have been asked for others.
-        if field == "choice" or row.value(column, list) is not None:
+        if field == "choice" or not row.missing(column):
             lists[column] = row.items(column)
     n_turns = len(lists[layout.turn_columns["choice"]])
     for column, values in lists.items():

@@ -243,7 +243,7 @@ def _images(session: Session) -> list[Image]:
 
 def _initial_images(place: _Place, row: Row) -> tuple[Image, ...]:
     column = place.source.columns.by_field.get("initial_images")
-    if column is None or row.value(column, list) is None:
+    if column is None or row.missing(column):
         return ()
     return tuple(place.image(row, column, value, f"initial/{m}") for m, value in enumerate(row.items(column)))
 
@@ -269,28 +269,25 @@ def _folded(row: Row, column: str, images: list[Any], n_columns: int) -> list[li
 
 
 def _expansions(row: Row, column: str | None) -> tuple[str, ...] | None:
-    return None if column is None or row.value(column, list) is None else tuple(row.texts(column))
+    return None if column is None or row.missing(column) else tuple(row.texts(column))
 
 
 def _optional_integer(row: Row, column: str | None) -> int | None:
-    return None if column is None or row.value(column, int) is None else row.integer(column)
+    return None if column is None or row.missing(column) else row.integer(column)
 
 
 def _optional_text(row: Row, column: str | None) -> str | None:
-    value = None if column is None else row.value(column, str)
-    if column is None or value is None or value != value:  # not a number: pandas's empty cell
-        return None
-    return row.text(column).strip() or None
+    return None if column is None or row.missing(column) else row.text(column).strip() or None
 
 
 def _satisfaction(row: Row, column: str | None) -> float | None:
-    if column is None or row.value(column, float) is None:
+    if column is None or row.missing(column):
         return None
     return (row.number_in(column, 1, SATISFACTION_LEVELS) - 1) / (SATISFACTION_LEVELS - 1)
 
 
 def _satisfactions(row: Row, column: str | None) -> tuple[float, ...] | None:
-    if column is None or row.value(column, list) is None:
+    if column is None or row.missing(column):
         return None
     levels = row.integers(column)
     if not all(1 <= level <= SATISFACTION_LEVELS for level in levels):

@@ -35,6 +35,11 @@ class Row:
         """Return a value as the file has it, None where there is none. Files of text alone read it as ``kind``."""
         return self.values.get(column)
 
+    def missing(self, column: str) -> bool:
+        """Whether there is no value: none at all, or the "not a number" that tools write for it."""
+        value = self.values.get(column)
+        return value is None or (isinstance(value, float) and math.isnan(value))
+
     def text(self, column: str) -> str:
         """Return a text, which may be empty.
 
@@ -113,9 +118,9 @@ class Row:
         Raises:
             DatasetError: If it is anything else.
         """
-        value = self.values.get(column)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        if self.missing(column):
             return None
+        value = self.values.get(column)
         if isinstance(value, str):
             return value.strip() or None
         return str(self._whole(value, column))

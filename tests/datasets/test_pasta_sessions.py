@@ -252,6 +252,18 @@ def test_everything_optional(tmp_path):
     assert [image.read() for image in session.initial_images] == [picture(1), picture(2)]
 
 
+def test_not_a_number_is_nothing(tmp_path):
+    nothing = {
+        "rater_id": float("nan"),
+        "user_type": float("nan"),
+        "turn_satisfaction": float("nan"),
+        "critique": float("nan"),
+    }
+    write_rows(tmp_path / "a.json", [row | nothing for row in rows_of("turns", "base64")], "json")
+    session = next(PastaSessions(tmp_path).sessions())
+    assert (session.rater, session.user_type, session.turns[0].satisfaction) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
