@@ -42,7 +42,8 @@ _FIRST = 5
 _NOBODY = "in another split than its rater"
 
 R = TypeVar("R", bound=Record)
-ImageItem = Item[Callable[[], bytes]]
+ImageItem = Item[bytes | DatasetError | None]
+"""A file's bytes, or why there are none; None beside an embedding."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ class _Gatherer:
             self._image_cache = EmbeddingCache.of(encoder, pathlib.Path(cache_folder) / "images")
             self._text_cache = EmbeddingCache.of(encoder, pathlib.Path(cache_folder) / "texts")
             dim = encoder.embedding_dim
-        self._images = EmbeddingTable[Callable[[], bytes]]("image", self._embed_images if encoder else None, dim)
+        self._images = EmbeddingTable[bytes | DatasetError | None](
+            "image", self._embed_images if encoder else None, dim
+        )
         self._prompts = EmbeddingTable[str]("prompt", self._embed_texts if encoder else None, dim)
         self._rater_of: dict[tuple[str, str], int] = {}
         self._rater_splits = array("q")
@@ -190,8 +193,9 @@ class _Gatherer:
             window.append(record)
             for image in _images_of(record):
                 name = (self._name, image.key)
-                if not self._images.has(name):
-                    waiting[name] = Item(name, image.read, image.embedding)
+                if name not in waiting and not self._images.has(name):
+                    # Read now: where a loader reads in step with its rows, going back to an image is slow.
+                    waiting[name] = Item(name, self._content(image), image.embedding)
             if len(waiting) >= WINDOW or len(window) >= _MOST_RECORDS:
                 flush()
         flush()
@@ -294,10 +298,10 @@ class _Gatherer:
         rows = np.full(len(items), NO_ROW, dtype=np.int64)
         read: dict[int, bytes] = {}
         for i, item in enumerate(items):
-            try:
-                read[i] = item.content()
-            except DatasetError as error:
-                self._count_bad(item, str(error))
+            if isinstance(item.content, bytes):
+                read[i] = item.content
+            else:
+                self._count_bad(item, str(item.content))
         places = list(read)
         found = self._image_cache.embed_images(
             self._encoder, list(read.values()), on_bad=lambda i, why: self._count_bad(items[places[i]], why)
@@ -306,6 +310,14 @@ class _Gatherer:
         self._seen += len(items)
         self._report.images += len(items)
         return rows
+
+    def _content(self, image: Image) -> bytes | DatasetError | None:
+        if image.embedding is not None or self._encoder is None:
+            return None
+        try:
+            return image.read()
+        except DatasetError as error:
+            return error
 
     def _count_bad(self, item: ImageItem, why: str) -> None:
         assert isinstance(item.name, tuple)

@@ -274,6 +274,7 @@ def test_rot_anywhere_is_found_and_mended_without_moving_a_row(tmp_path_factory,
     lost = {byte // 20 for in_row, byte in broken if not in_row}
     assert all(found[i] == i for i in range(6) if i not in lost)  # row numbers never change hands
     assert [int(r) for i, r in enumerate(found) if i in lost] == list(range(6, 6 + len(lost)))
+    assert again.find([bytes(32)]).tolist() == [-1]  # the key of retired rows finds nothing
 
 
 def test_a_row_that_another_process_mended_is_not_written_again(store, tmp_path):

@@ -1,11 +1,13 @@
 """Gathering keeps every label, points it at the right embeddings, and never lets a bad image through."""
 
+import io
 import json
 import pathlib
 import shutil
 from collections import Counter
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasta_gym.datasets.mini_raters import MiniRaters
+from pasta_gym.datasets.pickapic import PickAPic
 from pasta_gym.datasets.records import Comparison, DatasetError, Image, LoadReport, Rating, Session, Turn
 from pasta_gym.datasets.splits import split_of_prompt, split_of_rater
+from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.encoders.embedding_cache import BadImagesError, EmbeddingCache
 from pasta_gym.user_model import gather as gather_module
 from pasta_gym.user_model.data import SPLITS, load_preferences
@@ -307,6 +311,50 @@ def test_nothing_is_embedded_twice_and_the_table_is_the_caches_own(tmp_path, mon
     assert not (EmbeddingCache.of(first, tmp_path / "images").folder / "gathered.npy").exists()
     assert np.array_equal(data.image_embeddings, again.image_embeddings)
     assert np.array_equal(data.pair_images, again.pair_images)
+
+
+def test_images_are_read_in_step_with_the_stream_and_once(tmp_path):
+    log = []
+
+    def stream():
+        for n in range(6):
+            images = tuple(Image(str(i), lambda i=i: log.append(i) or str(i).encode()) for i in (n, n + 1))
+            log.append(f"row {n}")
+            yield Comparison("ann", "cat", images, (1.0, 2.0))
+
+    dataset = Records()
+    dataset.comparisons = stream
+    gather(dataset, Encoder(), tmp_path)
+    assert log == ["row 0", 0, 1, *(entry for n in range(1, 6) for entry in (f"row {n}", n + 1))]
+
+
+def test_a_file_of_pictures_becomes_embeddings_of_the_mini_clip(tmp_path):
+    """From Parquet with encoded pictures to arrays, one picture cut short."""
+    pictures = [PIL.Image.new("RGB", (70, 64), colour) for colour in ("red", "green", "blue")]
+    files = []
+    for picture in pictures:
+        picture.save(out := io.BytesIO(), "PNG")
+        files.append(out.getvalue())
+    shown = [(0, 1), (1, 2), (2, 3)]
+    table = {
+        "caption": ["a red fox", "a red fox", "a blue fox"],
+        "has_label": [True] * 3,
+        **{f"image_{side}_uid": [f"u{row[side]}" for row in shown] for side in (0, 1)},
+        **{f"jpg_{side}": [[*files, files[0][:60]][row[side]] for row in shown] for side in (0, 1)},
+        "label_0": [1.0, 0.5, 0.0],
+        "label_1": [0.0, 0.5, 1.0],
+        "user_id": [5, 5, 6],
+    }
+    pq.write_table(pa.table(table), tmp_path / "pictures.parquet")
+    dataset = PickAPic(tmp_path / "pictures.parquet", verify_images=False)
+    encoder = ClipEncoder.mini(device="cpu")
+    data = gather(dataset, encoder, tmp_path / "cache", max_bad_images=0.5)
+    assert data.pair_labels.tolist() == [1.0, 0.5]
+    assert data.pair_raters.tolist() == [0, 0]
+    expected = encoder.encode_images(pictures)
+    assert np.allclose(data.image_embeddings[data.pair_images], expected[[[0, 1], [1, 2]]], rtol=1e-4, atol=1e-4)
+    assert np.allclose(data.prompt_embeddings[data.pair_prompts[0]], encoder.encode_texts(["a red fox"])[0], atol=1e-4)
+    assert dataset.report.bad_images == 1
 
 
 def test_the_arrays_do_not_depend_on_what_the_cache_held_before(tmp_path):
