@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 from agents import Log, Observations
-from agents.choice_mixture import ChoiceMixture, MixtureConfig, chunks, fit_to_dataset, running_posteriors
+from agents.choice_mixture import (
+    ChoiceMixture,
+    TasteWeights,
+    choice_log_likelihoods,
+    chunks,
+    running_posteriors,
+)
+from agents.mixture_fit import MixtureConfig, fit_to_dataset
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray
 
@@ -64,15 +71,12 @@ class FittedBelief:
 
     def of_dataset(self, dataset: TrajectoryDataset) -> FloatArray:
         """Posterior before each turn and after the last, ``(N, H + 1, K)`` float32."""
-        parts = [
-            self.mixture.log_likelihoods(
-                dataset.slate_images[rows],
-                dataset.prompt_embeddings[dataset.initial_prompts[rows]],
-                dataset.choices[rows],
-            )
-            for rows in chunks(len(dataset.choices))
-        ]
-        return running_posteriors(self.mixture.prior, np.concatenate(parts))
+        return self.of_utilities(self.mixture.dataset_utilities(dataset), dataset.choices)
+
+    def of_utilities(self, utilities: FloatArray, choices: IntArray) -> FloatArray:
+        """The same from the utilities ``(N, H, L, K)`` of the columns shown and the choices ``(N, H)``."""
+        evidence = choice_log_likelihoods(utilities, choices, self.mixture.temperature)
+        return running_posteriors(self.mixture.prior, evidence)
 
 
 class TypePosterior(Protocol):
@@ -178,7 +182,7 @@ def learn_belief(
         log(
             {
                 "belief/held_out_log_likelihood": fit.held_out_log_likelihood,
-                "belief/pooled_log_likelihood": fit.pooled_log_likelihood,
+                "belief/memoryless_log_likelihood": fit.memoryless_log_likelihood,
                 "belief/uniform_log_likelihood": fit.uniform_log_likelihood,
                 "belief/largest_share": float(fit.mixture.prior.max()),
             }
@@ -192,9 +196,14 @@ def belief_tensors(belief: Belief) -> dict[str, torch.Tensor]:
     if not isinstance(belief, FittedBelief):
         return {}
     mixture = belief.mixture
-    return {
+    numbers = np.array([mixture.temperature, mixture.reward_noise])
+    tastes = {
+        f"belief.{name}": torch.from_numpy(np.asarray(array, dtype=np.float32))
+        for name, array in mixture.tastes._asdict().items()
+    }
+    return tastes | {
         "belief.prior": torch.from_numpy(np.asarray(mixture.prior, dtype=np.float64)),
-        "belief.weights": torch.from_numpy(np.asarray(mixture.weights, dtype=np.float32)),
+        "belief.temperature_and_noise": torch.from_numpy(numbers),
     }
 
 
@@ -213,18 +222,32 @@ def restore_belief(kind: BeliefKind, posterior_from: str, tensors: dict[str, tor
     Raises:
         ValueError: If the fitted mixture is missing or broken.
     """
-    prior, weights = tensors.pop("belief.prior", None), tensors.pop("belief.weights", None)
+    names = [name for name in tensors if name.startswith("belief.")]
+    stored = {name.removeprefix("belief."): tensors.pop(name) for name in names}
     if kind == "privileged":
         return PrivilegedBelief(load_user_model(posterior_from))
     if kind == "none":
         return NoBelief()
-    if prior is None or weights is None or prior.ndim != 1 or weights.ndim != 2 or len(prior) != len(weights):
+    if not _is_complete(stored):
         raise ValueError(f"{folder} has no complete fitted belief in its weights; train and save the agent again")
-    if not (torch.isfinite(weights).all() and (prior > 0).all() and torch.isfinite(prior).all()):
+    if not all(torch.isfinite(tensor).all() for tensor in stored.values()) or not (stored["prior"] > 0).all():
         raise ValueError(
             f"{folder} has a fitted belief with bad numbers in its weights; train and save the agent again"
         )
-    return FittedBelief(ChoiceMixture(prior=prior.numpy().copy(), weights=weights.numpy().copy()))
+    temperature, noise = stored["temperature_and_noise"].tolist()
+    tastes = TasteWeights(*(stored[name].numpy().copy() for name in TasteWeights._fields))
+    return FittedBelief(ChoiceMixture(stored["prior"].numpy().copy(), tastes, temperature, noise))
+
+
+def _is_complete(stored: dict[str, torch.Tensor]) -> bool:
+    """Whether the tensors of a mixture are all there and fit together."""
+    if set(stored) != {*TasteWeights._fields, "prior", "temperature_and_noise"}:
+        return False
+    if stored["hidden_weights"].ndim != 2 or stored["prior"].ndim != 1:
+        return False
+    width, n_components = len(stored["hidden_weights"]), len(stored["prior"])
+    shapes = [tuple(stored[name].shape) for name in ("hidden_biases", "weights", "biases", "temperature_and_noise")]
+    return shapes == [(width,), (n_components, width), (n_components,), (2,)]
 
 
 def load_user_model(path: str) -> TypePosterior:

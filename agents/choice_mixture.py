@@ -1,17 +1,19 @@
-"""A mixture of choice models, fitted to logged choices: which kinds of people are there, and which one is this?
+"""A mixture of tastes and choice models: which kinds of people are there, and which one is this?
 
-An agent's own belief rests on a mixture of K multinomial logits, fitted by expectation maximisation to the logged
-choices alone: under component k a column's utility is ``w_k . phi(column's images, initial prompt)``, the probability
-of a choice is the softmax of the utilities over the slate, and all choices of a conversation share one component. The
-posterior over components after some choices is then a closed form. Nothing of the environment's user model is used.
+An agent's own belief rests on a mixture of K tastes, fitted to logged conversations (agents/mixture_fit.py). Under
+component k a column is worth ``u_k(its images, the initial prompt)``; the probability of a choice is the softmax of
+``tau * u_k`` over the slate (equation 4 of the paper), a logged reward is u_k of the chosen column plus noise, and a
+whole conversation shares one component. The posterior over components after some choices is then a closed form.
+Rewards help to tell the components apart while the mixture is fitted; a belief, which is needed while a conversation
+lasts, rests on choices alone. Nothing of the environment's user model is used.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray
@@ -53,23 +55,42 @@ def _normalised(vectors: FloatArray) -> FloatArray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-8))
 
 
-def choice_log_likelihoods(features: FloatArray, choices: IntArray, weights: FloatArray) -> FloatArray:
+def choice_log_likelihoods(utilities: FloatArray, choices: IntArray, temperature: float) -> FloatArray:
     """Log-probability of each choice under each component.
 
     Args:
-        features: ``(..., L, F)`` columns of the slates.
+        utilities: ``(..., L, K)`` of the slates' columns.
         choices: ``(...)`` column chosen; -1 means no evidence and gives 0.
-        weights: ``(K, F)``.
+        temperature: Factor on the utilities.
 
     Returns:
         ``(..., K)`` float64.
     """
-    utilities = (features @ weights.T).astype(np.float64)  # (..., L, K)
-    utilities -= utilities.max(axis=-2, keepdims=True)
-    log_probabilities = utilities - np.log(np.exp(utilities).sum(axis=-2, keepdims=True))
-    column = np.maximum(choices, 0)[..., None, None]
-    chosen = np.take_along_axis(log_probabilities, column, axis=-2)[..., 0, :]
-    return np.where((choices >= 0)[..., None], chosen, 0.0)
+    logits = temperature * np.asarray(utilities, dtype=np.float64)
+    logits -= logits.max(axis=-2, keepdims=True)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-2, keepdims=True))
+    return np.where((choices >= 0)[..., None], _of_chosen(log_probabilities, choices), 0.0)
+
+
+def reward_log_likelihoods(utilities: FloatArray, choices: IntArray, rewards: FloatArray, noise: float) -> FloatArray:
+    """Log-density of each reward under each component, up to a constant that all components share.
+
+    Args:
+        utilities: ``(..., L, K)`` of the slates' columns.
+        choices: ``(...)`` column chosen; -1 means no evidence and gives 0.
+        rewards: ``(...)`` in units of utility; NaN where none was logged, which gives 0.
+        noise: Standard deviation of a reward around the chosen column's utility.
+
+    Returns:
+        ``(..., K)`` float64.
+    """
+    error = (rewards[..., None] - _of_chosen(np.asarray(utilities, dtype=np.float64), choices)) / noise
+    return np.where(((choices >= 0) & ~np.isnan(rewards))[..., None], -0.5 * error**2, 0.0)
+
+
+def _of_chosen(columns: FloatArray, choices: IntArray) -> FloatArray:
+    """Pick the chosen column of ``(..., L, K)``: ``(..., K)``, that of column 0 where nothing was chosen."""
+    return np.take_along_axis(columns, np.maximum(choices, 0)[..., None, None], axis=-2)[..., 0, :]
 
 
 def posterior(prior: FloatArray, log_likelihoods: FloatArray) -> FloatArray:
@@ -87,73 +108,67 @@ def posterior(prior: FloatArray, log_likelihoods: FloatArray) -> FloatArray:
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-@dataclass(frozen=True)
-class MixtureConfig:
-    """How the mixture of choice models is fitted.
+class TasteWeights(NamedTuple):
+    """Weights of the utilities ``u = silu(features hidden_weights' + hidden_biases) weights' + biases``.
 
     Attributes:
-        n_components: K. More cost little; components that are not needed end with alike weights or a small share.
-        steps: Gradient steps of mini-batch EM for each restart.
-        batch_size: Conversations in a step.
-        learning_rate: Adam's first step size, which falls to 0 along a cosine.
-        ridge: Penalty on the squared weights, which are in units of the features' spread within a slate.
-        prior_rate: Rate of the moving average that estimates the components' shares.
-        start_noise: Standard deviation of the differences between components at the start. Equal components would
-            never separate.
-        restarts: Number of starts; the one with the best likelihood of held-out conversations is kept.
-        held_out: Share of the conversations that only choose between restarts.
+        hidden_weights: ``(W, F)``, shared by all components.
+        hidden_biases: ``(W,)``.
+        weights: ``(K, W)``.
+        biases: ``(K,)``.
     """
 
-    n_components: int = 8
-    steps: int = 300
-    batch_size: int = 512
-    learning_rate: float = 0.05
-    ridge: float = 1e-4
-    prior_rate: float = 0.05
-    start_noise: float = 0.1
-    restarts: int = 3
-    held_out: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work.
-
-        Raises:
-            ValueError: Naming the setting and its range.
-        """
-        for name in ("n_components", "steps", "batch_size", "restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must lie strictly between 0 and 1, got {self.held_out}; the default is 0.1")
-        if not 0 < self.prior_rate <= 1:
-            raise ValueError(f"prior_rate must lie in (0, 1], got {self.prior_rate}; the default is 0.05")
+    hidden_weights: FloatArray
+    hidden_biases: FloatArray
+    weights: FloatArray
+    biases: FloatArray
 
 
 @dataclass(frozen=True)
 class ChoiceMixture:
-    """A mixture of K multinomial-logit choice models.
+    """A mixture of K tastes and choice models.
 
     Attributes:
         prior: ``(K,)`` shares.
-        weights: ``(K, F)`` taste of each component over :func:`column_features`.
+        tastes: What a column is worth to each component, from :func:`column_features`.
+        temperature: Factor on utilities in choices.
+        reward_noise: Standard deviation of a reward around the chosen column's utility, in units of utility.
     """
 
     prior: FloatArray
-    weights: FloatArray
+    tastes: TasteWeights
+    temperature: float
+    reward_noise: float = 1.0
 
-    def log_likelihoods(self, slate_images: FloatArray, initial_prompts: FloatArray, choices: IntArray) -> FloatArray:
-        """Log-probability of the choice of each turn under each component.
+    def utilities(self, features: FloatArray) -> FloatArray:
+        """What columns are worth to each component: features ``(..., F)`` to ``(..., K)`` float32."""
+        hidden = np.asarray(features, dtype=np.float32) @ self.tastes.hidden_weights.T + self.tastes.hidden_biases
+        hidden *= 0.5 * (1 + np.tanh(0.5 * hidden))  # silu; this form of the logistic never overflows
+        return np.asarray(hidden @ self.tastes.weights.T + self.tastes.biases)
+
+    def column_utilities(self, slate_images: FloatArray, initial_prompts: FloatArray) -> FloatArray:
+        """What the columns of slates are worth to each component.
 
         Args:
             slate_images: ``(B, T, L, M, d)``.
             initial_prompts: ``(B, d)``.
-            choices: ``(B, T)``, -1 for turns without a choice.
 
         Returns:
-            ``(B, T, K)``, 0 where there is no choice.
+            ``(B, T, L, K)`` float32.
         """
-        prompts = np.broadcast_to(initial_prompts[:, None], (*choices.shape, initial_prompts.shape[-1]))
-        return choice_log_likelihoods(column_features(slate_images, prompts), choices, self.weights)
+        shape = (*slate_images.shape[:2], initial_prompts.shape[-1])
+        return self.utilities(column_features(slate_images, np.broadcast_to(initial_prompts[:, None], shape)))
+
+    def dataset_utilities(self, dataset: TrajectoryDataset) -> FloatArray:
+        """What every column shown in a dataset is worth to each component, ``(N, H, L, K)`` float32."""
+        return np.concatenate(
+            [
+                self.column_utilities(
+                    dataset.slate_images[rows], dataset.prompt_embeddings[dataset.initial_prompts[rows]]
+                )
+                for rows in chunks(len(dataset.choices))
+            ]
+        )
 
     def posterior(self, slate_images: FloatArray, initial_prompts: FloatArray, choices: IntArray) -> FloatArray:
         """Posterior over components given conversations so far; the prior when there is no choice yet.
@@ -166,144 +181,23 @@ class ChoiceMixture:
         Returns:
             ``(B, K)``.
         """
-        return posterior(self.prior, self.log_likelihoods(slate_images, initial_prompts, choices).sum(axis=1))
+        utilities = self.column_utilities(slate_images, initial_prompts)
+        return posterior(self.prior, choice_log_likelihoods(utilities, choices, self.temperature).sum(axis=1))
 
+    def responsibilities(self, utilities: FloatArray, choices: IntArray, rewards: FloatArray) -> FloatArray:
+        """Posterior over components of *whole* logged conversations, from their choices and rewards.
 
-@dataclass(frozen=True)
-class MixtureFit:
-    """A fitted mixture and how well it predicts conversations that it was not fitted on.
+        Args:
+            utilities: ``(N, T, L, K)`` of the columns shown.
+            choices: ``(N, T)``, -1 for turns without a choice.
+            rewards: ``(N, T)`` in units of utility, NaN where none was logged.
 
-    Attributes:
-        mixture: The best restart.
-        held_out_log_likelihood: Mean log-probability of a held-out choice, in nats, all choices of a conversation
-            sharing one unknown component.
-        pooled_log_likelihood: The same for one component fitted to everybody.
-        uniform_log_likelihood: The same for guessing, ``-log L``.
-    """
-
-    mixture: ChoiceMixture
-    held_out_log_likelihood: float
-    pooled_log_likelihood: float
-    uniform_log_likelihood: float
-
-
-def fit_choice_mixture(features: FloatArray, choices: IntArray, config: MixtureConfig, *, seed: int) -> MixtureFit:
-    """Fit the mixture by mini-batch expectation maximisation.
-
-    E-step: responsibilities of the components for whole conversations. M-step: one Adam step on the expected
-    log-likelihood, and the shares move towards the mean responsibilities. Each start is the pooled solution plus
-    noise.
-
-    Args:
-        features: ``(N, T, L, F)`` from :func:`column_features`.
-        choices: ``(N, T)``, -1 for turns without a choice.
-        config: Settings.
-        seed: Fixes the held-out conversations, batches and starts.
-
-    Returns:
-        The fit.
-
-    Raises:
-        ValueError: If there are fewer than 10 conversations.
-    """
-    n_episodes, _, slate_size, _ = features.shape
-    if n_episodes < 10:
-        raise ValueError(
-            f"a mixture needs at least 10 conversations, got {n_episodes}; collect more or use belief=none"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(n_episodes, generator=generator).numpy()
-    n_held_out = max(1, round(config.held_out * n_episodes))
-    held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-    scale = _within_slate_spread(features)
-    problem = _EMProblem(
-        features=torch.from_numpy(features), scale=torch.from_numpy(scale), choices=torch.from_numpy(choices), rows=kept
-    )
-
-    def held_out_score(mixture: ChoiceMixture) -> float:
-        part = choice_log_likelihoods(features[held_out].astype(np.float32), choices[held_out], mixture.weights)
-        joint = np.log(mixture.prior) + part.sum(axis=1)
-        top = joint.max(axis=1)
-        total = (top + np.log(np.exp(joint - top[:, None]).sum(axis=1))).sum()
-        return float(total / max(1, (choices[held_out] >= 0).sum()))
-
-    nowhere = torch.zeros(1, features.shape[-1])
-    pooled = _run_em(problem, nowhere, config, generator)
-    fits = [pooled]
-    for _ in range(config.restarts if config.n_components > 1 else 0):
-        noise = torch.randn(config.n_components, features.shape[-1], generator=generator) * config.start_noise
-        fits.append(_run_em(problem, torch.from_numpy(pooled.weights * scale) + noise, config, generator))
-    scores = [held_out_score(fit) for fit in fits]
-    best = max(range(min(1, len(fits) - 1), len(fits)), key=scores.__getitem__)
-    return MixtureFit(fits[best], scores[best], scores[0], -float(np.log(slate_size)))
-
-
-@dataclass(frozen=True)
-class _EMProblem:
-    features: torch.Tensor  # (N, T, L, F), any float type
-    scale: torch.Tensor  # (F,)
-    choices: torch.Tensor  # (N, T)
-    rows: IntArray  # conversations to fit on
-
-
-def _within_slate_spread(features: FloatArray) -> FloatArray:
-    """Standard deviation of each feature between the columns of one slate, ``(F,)``: what choices can depend on."""
-    part = features[:: max(1, len(features) // 2000)].astype(np.float32)
-    spread = (part - part.mean(axis=2, keepdims=True)).std(axis=(0, 1, 2))
-    return np.where(spread > 1e-6, spread, 1.0).astype(np.float32)
-
-
-def _run_em(
-    problem: _EMProblem, start: torch.Tensor, config: MixtureConfig, generator: torch.Generator
-) -> ChoiceMixture:
-    """One start of mini-batch EM from ``start`` ``(K, F)``, in units of the features' spread."""
-    n_components = len(start)
-    weights = start.clone().requires_grad_()
-    prior = torch.full((n_components,), 1 / n_components)
-    optimiser = torch.optim.Adam([weights], lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-    rows = torch.from_numpy(problem.rows)
-    for _ in range(config.steps):
-        batch = rows[torch.randint(len(rows), (config.batch_size,), generator=generator)]
-        columns = problem.features[batch].float() / problem.scale
-        choices = problem.choices[batch]
-        log_probabilities = torch.log_softmax(columns @ weights.T, dim=2)  # (B, T, L, K)
-        index = choices.clamp(min=0)[:, :, None, None].expand(-1, -1, 1, n_components)
-        chosen = log_probabilities.gather(2, index).squeeze(2)
-        log_likelihood = torch.where(choices[:, :, None] >= 0, chosen, 0.0).sum(1)  # (B, K)
-        with torch.no_grad():
-            responsibilities = torch.softmax(torch.log(prior) + log_likelihood, dim=1)
-            prior = prior.lerp(responsibilities.mean(0), config.prior_rate).clamp(min=1e-4)
-            prior = prior / prior.sum()
-        expected = (responsibilities * log_likelihood).sum(1).mean()
-        loss = config.ridge * weights.square().sum() - expected
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return ChoiceMixture(prior=prior.double().numpy(), weights=(weights.detach() / problem.scale).numpy())
-
-
-def fit_to_dataset(dataset: TrajectoryDataset, config: MixtureConfig, *, seed: int) -> MixtureFit:
-    """Fit a :class:`ChoiceMixture` to the choices of a dataset.
-
-    Args:
-        dataset: Logged conversations; only images, initial prompts and choices are read.
-        config: Settings.
-        seed: Fixes everything random.
-
-    Returns:
-        The fit.
-    """
-    n_episodes, horizon, slate_size = dataset.actions.shape
-    dim = dataset.prompt_embeddings.shape[1]
-    # float16 keeps 30,000 conversations within a few hundred MB; the data's images are float16 already.
-    features = np.empty((n_episodes, horizon, slate_size, 3 * dim + 2), dtype=np.float16)
-    for rows in chunks(n_episodes):
-        prompts = dataset.prompt_embeddings[dataset.initial_prompts[rows]]
-        prompts = np.broadcast_to(prompts[:, None], (len(prompts), horizon, dim))
-        features[rows] = column_features(dataset.slate_images[rows], prompts)
-    return fit_choice_mixture(features, np.asarray(dataset.choices, dtype=np.int64), config, seed=seed)
+        Returns:
+            ``(N, K)`` float64.
+        """
+        evidence = choice_log_likelihoods(utilities, choices, self.temperature)
+        evidence = evidence + reward_log_likelihoods(utilities, choices, rewards, self.reward_noise)
+        return posterior(self.prior, evidence.sum(axis=1))
 
 
 def running_posteriors(prior: FloatArray, log_likelihoods: FloatArray) -> FloatArray:

@@ -22,10 +22,10 @@ from agents.belief import (
     restore_belief,
 )
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
-from agents.choice_mixture import MixtureConfig
 from agents.diagnostics import context_effect
 from agents.history import Histories, LoggedHistories, StateEncoder, check_dataset, histories_from_observations
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
+from agents.mixture_fit import MixtureConfig
 from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
 from agents.slate_selection import rounded, sampled_slate, top_slate
 from pasta_gym import seeding

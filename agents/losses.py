@@ -57,7 +57,7 @@ def bootstrapped_target(rewards: Tensor, next_values: Tensor, terminated: Tensor
     """Reward plus the value of the *next* history, which is 0 after the last turn. No discount.
 
     Args:
-        rewards: ``(B,)`` reward of the turn played.
+        rewards: ``(B,)`` reward of the turn played; here and below a last axis may be added and is broadcast.
         next_values: ``(B,)`` value of the history after that turn.
         terminated: ``(B,)`` whether the turn was the last.
 
@@ -110,47 +110,47 @@ def iql_loss(
     return IQLLoss(q=q_term.mean(), v=v_term.mean())
 
 
-def choice_probabilities(choice_logits: Tensor) -> Tensor:
-    """Multinomial-logit choice over the slate: softmax over the last axis, ``(..., L)``."""
-    return torch.softmax(choice_logits, dim=-1)
-
-
-def slateq_slate_value(item_values: Tensor, choice_logits: Tensor) -> Tensor:
-    """``Q(h, P) = sum_i P(i | h, P) q(h, i)``, the decomposition of SlateQ.
+def slateq_component_values(item_values: Tensor, choice_logits: Tensor) -> Tensor:
+    """``Q_k(h, P) = sum_i P_k(i | P) q_k(h, i)``, the decomposition of SlateQ for each component.
 
     Args:
-        item_values: ``(B, L)`` value of each shown item, given that it is chosen.
-        choice_logits: ``(B, L)``.
+        item_values: ``(B, L, K)`` value of each shown item, given that it is chosen.
+        choice_logits: ``(B, L, K)``.
 
     Returns:
-        ``(B,)``.
+        ``(B, K)``.
     """
-    return (choice_probabilities(choice_logits) * item_values).sum(-1)
+    return (torch.softmax(choice_logits, dim=1) * item_values).sum(1)
 
 
-def slateq_td_loss(item_values: Tensor, choices: Tensor, targets: Tensor) -> Tensor:
-    """Squared temporal difference of the *chosen* item's value: ``(q(h, i_chosen) - y)^2``.
+def slateq_td_loss(item_values: Tensor, choices: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Squared temporal difference of the *chosen* item's value, ``sum_k w_k (q_k(h, i_chosen) - y_k)^2``.
 
     Args:
-        item_values: ``(B, L)``.
+        item_values: ``(B, L, K)``.
         choices: ``(B,)`` int64 column chosen, 0..L-1.
-        targets: ``(B,)`` from :func:`bootstrapped_target`; no gradient flows through them.
+        targets: ``(B, K)`` from :func:`bootstrapped_target`; no gradient flows through them.
+        weights: ``(B, K)`` probability that the conversation is one of component k.
 
     Returns:
         A scalar.
     """
-    chosen = item_values.gather(1, choices[:, None]).squeeze(1)
-    return (chosen - targets.detach()).square().mean()
+    index = choices[:, None, None].expand(-1, 1, item_values.shape[2])
+    chosen = item_values.gather(1, index).squeeze(1)
+    return (weights * (chosen - targets.detach()).square()).sum(1).mean()
 
 
-def choice_cross_entropy(choice_logits: Tensor, choices: Tensor) -> Tensor:
-    """Negative log-likelihood of the logged choices under the softmax of the logits.
+def mixture_choice_cross_entropy(choice_logits: Tensor, choices: Tensor, weights: Tensor) -> Tensor:
+    """Negative log-likelihood of the logged choices, ``-log sum_k w_k P_k(i_chosen | P)``.
 
     Args:
-        choice_logits: ``(B, L)``.
+        choice_logits: ``(B, L, K)``; each component's choice is the softmax over L.
         choices: ``(B,)`` int64 column chosen, 0..L-1.
+        weights: ``(B, K)`` probability of each component.
 
     Returns:
         A scalar in nats; ``log L`` for uniform choices.
     """
-    return torch.nn.functional.cross_entropy(choice_logits, choices)
+    index = choices[:, None, None].expand(-1, 1, choice_logits.shape[2])
+    chosen = torch.log_softmax(choice_logits, dim=1).gather(1, index).squeeze(1)
+    return -torch.logsumexp(weights.clamp(min=1e-12).log() + chosen, dim=1).mean()

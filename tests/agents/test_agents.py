@@ -10,10 +10,12 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
 from agents import Agent, LearningAgent
-from agents.choice_mixture import MixtureConfig
 from agents.iql import IQLAgent, IQLConfig, IQLNetwork
+from agents.mixture_fit import MixtureConfig
+from agents.prompt_taste import TasteConfig
 from agents.random_slate import RandomAgent
-from agents.slateq import SlateQAgent, SlateQConfig, SlateQNetwork
+from agents.slateq import SlateQAgent, SlateQConfig
+from agents.slateq_network import MixtureSlateQNetwork, SlateQNetwork
 from pasta_gym import seeding
 from tests.agents.contract import check_agent, check_learner
 from tests.agents.test_belief import UserModelStandIn, some_mixture
@@ -21,7 +23,8 @@ from tests.agents.toy_world import ToyWorld
 
 WORLD = ToyWorld()
 SMALL = {"steps": 4, "batch_size": 16, "width": 16, "log_every": 2}
-MIXTURE = MixtureConfig(n_components=3, steps=5, restarts=1)
+MIXTURE = MixtureConfig(n_components=3, width=8, steps=5, batch_size=16)
+TASTE = TasteConfig(width=8, steps=5, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,10 @@ SEEDS = seeding.mix(11, np.arange(12))
 def trained(data):
     """One small trained agent of each learner."""
     agents = {}
-    for agent in (IQLAgent(IQLConfig(**SMALL, mixture=MIXTURE)), SlateQAgent(SlateQConfig(**SMALL, mixture=MIXTURE))):
+    for agent in (
+        IQLAgent(IQLConfig(**SMALL, mixture=MIXTURE)),
+        SlateQAgent(SlateQConfig(**SMALL, mixture=MIXTURE, taste=TASTE)),
+    ):
         agent.train(data, seed=0, log=lambda metrics: None)
         agents[agent.name] = agent
     return agents
@@ -52,9 +58,19 @@ VARIANTS = [
     (IQLAgent, IQLConfig, {"loss": "per_prompt", "belief": "fitted", "selection": "sample"}),
     (IQLAgent, IQLConfig, {"target_rate": 1.0, "target_period": 2, "belief": "none", "n_layers": 0}),
     (IQLAgent, IQLConfig, {"one_per_category": False, "belief": "none", "n_layers": 1}),
-    (SlateQAgent, SlateQConfig, {"next_slate": "logged", "optimiser": "topk", "belief": "none", "history": "none"}),
-    (SlateQAgent, SlateQConfig, {"next_slate": "max", "optimiser": "coordinate", "belief": "fitted"}),
-    (SlateQAgent, SlateQConfig, {"next_slate": "max", "optimiser": "exact", "one_per_category": False}),
+    (SlateQAgent, SlateQConfig, {"slate_value": "softmax", "optimiser": "topk", "belief": "none"}),
+    (SlateQAgent, SlateQConfig, {"slate_value": "softmax", "next_slate": "max", "history": "encoder"}),
+    (
+        SlateQAgent,
+        SlateQConfig,
+        {"slate_value": "softmax", "next_slate": "max", "optimiser": "exact", "one_per_category": False},
+    ),
+    (SlateQAgent, SlateQConfig, {"slate_value": "mixture", "taste": TASTE, "n_layers": 0}),
+    (
+        SlateQAgent,
+        SlateQConfig,
+        {"slate_value": "mixture", "taste": TASTE, "next_slate": "max", "one_per_category": False},
+    ),
 ]
 
 
@@ -110,8 +126,11 @@ def test_a_privileged_belief_marks_the_agent_and_comes_from_the_user_model(data,
         return UserModelStandIn(some_mixture(WORLD))
 
     monkeypatch.setattr("agents.belief.load_user_model", load)
-    for agent_class, config_class in ((IQLAgent, IQLConfig), (SlateQAgent, SlateQConfig)):
-        config = config_class(**SMALL, belief="privileged", posterior_from="shipped/users")
+    for agent_class, config_class, form in (
+        (IQLAgent, IQLConfig, {}),
+        (SlateQAgent, SlateQConfig, {"slate_value": "softmax"}),
+    ):
+        config = config_class(**SMALL, **form, belief="privileged", posterior_from="shipped/users")
         assert agent_class(config).privileged
         check_learner(lambda c=config, a=agent_class: a(c), data, tmp_path / config_class.__name__, observations, SEEDS)
     assert set(asked) == {"shipped/users"}
@@ -119,25 +138,31 @@ def test_a_privileged_belief_marks_the_agent_and_comes_from_the_user_model(data,
     assert not SlateQAgent().privileged
 
 
-@pytest.mark.parametrize(
-    ("agent_class", "config_class", "network_class"),
-    [(IQLAgent, IQLConfig, IQLNetwork), (SlateQAgent, SlateQConfig, SlateQNetwork)],
-)
-def test_every_parameter_gets_gradient_and_the_global_generator_is_left_alone(
-    agent_class, config_class, network_class, data
-):
-    config = config_class(**SMALL | {"steps": 6}, mixture=MIXTURE, belief="fitted", history="encoder", weight_decay=0.0)
+NETWORK = {"embedding_dim": WORLD.embedding_dim, "horizon": WORLD.horizon, "n_components": 3}
+SHAPE = {"width": 16, "n_layers": 2}
+UNTRAINED = [
+    (IQLAgent, IQLConfig(history="encoder"), lambda config, g: IQLNetwork(config, **NETWORK, generator=g)),
+    (
+        SlateQAgent,
+        SlateQConfig(slate_value="softmax", history="encoder"),
+        lambda config, g: SlateQNetwork(**NETWORK, **SHAPE, n_encoder_outputs=8, generator=g),
+    ),
+    (
+        SlateQAgent,
+        SlateQConfig(taste=TASTE),
+        lambda config, g: MixtureSlateQNetwork(**NETWORK, **SHAPE, taste_width=8, generator=g),
+    ),
+]
+
+
+@pytest.mark.parametrize(("agent_class", "config", "network"), UNTRAINED)
+def test_every_parameter_gets_gradient_and_the_global_generator_is_left_alone(agent_class, config, network, data):
+    config = replace(config, **SMALL | {"steps": 8}, mixture=MIXTURE, weight_decay=0.0)
     state = torch.get_rng_state()
     agent = agent_class(config)
     agent.train(data, seed=9, log=lambda metrics: None)
     assert torch.equal(torch.get_rng_state(), state)
-    start = network_class(
-        config,
-        embedding_dim=WORLD.embedding_dim,
-        horizon=WORLD.horizon,
-        n_components=3,
-        generator=torch.Generator().manual_seed(9),
-    )
+    start = network(config, torch.Generator().manual_seed(9))
     for (name, before), after in zip(start.named_parameters(), agent._network.parameters(), strict=True):
         assert (before != after).float().mean() > 0.5, name
 
@@ -166,7 +191,7 @@ def test_metrics_come_at_the_promised_steps(data):
     assert [metrics.get("step") for metrics in logs] == [None, 2.0, 4.0, 5.0, 5.0]
     assert set(logs[0]) == {
         "belief/held_out_log_likelihood",
-        "belief/pooled_log_likelihood",
+        "belief/memoryless_log_likelihood",
         "belief/uniform_log_likelihood",
         "belief/largest_share",
     }
@@ -191,6 +216,12 @@ def test_metrics_come_at_the_promised_steps(data):
         (SlateQConfig, {"next_slate": "best"}, r"next_slate must be one of \('logged', 'max'\), got 'best'"),
         (SlateQConfig, {"optimiser": "brute"}, "optimiser must be one of .* got 'brute'"),
         (SlateQConfig, {"history": "gru"}, "history must be one of .* got 'gru'"),
+        (SlateQConfig, {"slate_value": "mean"}, r"slate_value must be one of \('mixture', 'softmax'\), got 'mean'"),
+        (SlateQConfig, {"belief": "none"}, "slate_value='mixture' needs belief='fitted', got 'none'; change it"),
+        (SlateQConfig, {"history": "encoder"}, "slate_value='mixture' needs history='none', got 'encoder'"),
+        (SlateQConfig, {"optimiser": "exact"}, "needs optimiser='coordinate', got 'exact'; .*slate_value='softmax'"),
+        (TasteConfig, {"steps": 0}, "steps must be at least 1, got 0"),
+        (TasteConfig, {"learning_rate": 0.0}, r"learning_rate must be above 0, got 0\.0"),
         (SlateQConfig, {"choice_weight": 0.0}, r"choice_weight must be above 0, got 0\.0"),
     ],
 )
@@ -322,7 +353,7 @@ def test_an_agent_of_ones_own_plugs_in_by_its_target(observations):
 
 
 def test_the_shipped_agents_are_built_from_their_targets():
-    mixture = {"_target_": "agents.choice_mixture.MixtureConfig", "n_components": 4}
+    mixture = {"_target_": "agents.mixture_fit.MixtureConfig", "n_components": 4}
     config = {"_target_": "agents.iql.IQLConfig", "loss": "per_prompt", "mixture": mixture}
     agent = instantiate({"_target_": "agents.iql.IQLAgent", "config": config, "name": "iql_per_prompt"})
     assert isinstance(agent, LearningAgent)
@@ -341,21 +372,41 @@ def paired_t(agent, reward):
     return gain.mean() / gain.std() * np.sqrt(len(gain))
 
 
+OWN = MixtureConfig(n_components=3, width=16, steps=150)
+
+
 def test_iql_with_its_own_belief_beats_random_and_uses_the_history():
     logs = []
-    config = IQLConfig(steps=250, history="none", mixture=MixtureConfig(n_components=3, steps=120, restarts=2))
-    agent = IQLAgent(config)
+    agent = IQLAgent(IQLConfig(steps=250, history="none", mixture=OWN))
     agent.train(WORLD.collect(1500, reward="sparse"), seed=0, log=logs.append)
     assert paired_t(agent, "sparse") > 6
-    assert logs[0]["belief/held_out_log_likelihood"] > logs[0]["belief/pooled_log_likelihood"] + 0.1
+    assert logs[0]["belief/held_out_log_likelihood"] > logs[0]["belief/memoryless_log_likelihood"] + 0.1
     assert logs[-1]["context_effect"] > 0.3
 
 
-def test_slateq_with_its_own_belief_beats_random_and_predicts_choices():
+@pytest.mark.parametrize("slate_value", ["mixture", "softmax"])
+def test_slateq_with_its_own_belief_beats_random_and_predicts_choices(slate_value):
     logs = []
-    config = SlateQConfig(steps=250, history="none", mixture=MixtureConfig(n_components=3, steps=120, restarts=2))
-    agent = SlateQAgent(config)
-    agent.train(WORLD.collect(1500, reward="dense"), seed=0, log=logs.append)
-    assert paired_t(agent, "dense") > 6
+    agent = SlateQAgent(SlateQConfig(slate_value=slate_value, steps=200, mixture=OWN, taste=TasteConfig(steps=100)))
+    agent.train(WORLD.collect(1500, reward="sparse"), seed=0, log=logs.append)
+    assert paired_t(agent, "sparse") > 6
     assert logs[-2]["loss/choice"] < np.log(3) - 0.05
     assert logs[-1]["context_effect/choice"] > 0.3
+
+
+def test_prompt_tastes_are_the_utilities_of_the_columns_as_far_as_the_prompts_decide():
+    logs = []
+    agent = SlateQAgent(SlateQConfig(steps=1, mixture=OWN, taste=TasteConfig(steps=200)))
+    data = WORLD.collect(1000, reward="dense")
+    agent.train(data, seed=0, log=logs.append)
+    explained = next(metrics["taste/explained_variance"] for metrics in logs if "taste/explained_variance" in metrics)
+    assert 0.5 < explained < 1
+    mixture = agent._belief.mixture
+    found = agent.item_scores(data.observations(np.arange(200), np.zeros(200, int))).logits.numpy()
+    shown = np.take_along_axis(found, data.actions[:200, 0][..., None], 1)
+    expected = mixture.temperature * mixture.dataset_utilities(data.take(np.arange(200)))[:, 0]
+
+    def within(columns):
+        return (columns - columns.mean(1, keepdims=True)).ravel()
+
+    assert np.corrcoef(within(shown), within(expected))[0, 1] ** 2 == pytest.approx(explained, abs=0.1)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from agents.losses import (
     bootstrapped_target,
-    choice_cross_entropy,
     expectile_loss,
     iql_loss,
-    slateq_slate_value,
+    mixture_choice_cross_entropy,
+    slateq_component_values,
     slateq_td_loss,
 )
 
@@ -190,17 +190,30 @@ def test_the_two_forms_have_different_minimisers_and_choose_different_slates():
     assert by_prompt[1] == pytest.approx([3.0, 3.5, 1.5])
 
 
-def test_slateq_losses_by_hand():
-    values, logits = torch.tensor([[2.0, 10.0]]), torch.tensor([[0.0, np.log(3)]])
-    assert slateq_slate_value(values, logits).item() == pytest.approx(8.0)  # 1/4 of 2 and 3/4 of 10
-    assert slateq_td_loss(values, torch.tensor([0]), torch.tensor([5.0])).item() == pytest.approx(9.0)
-    assert slateq_td_loss(values, torch.tensor([1]), torch.tensor([5.0])).item() == pytest.approx(25.0)
-    assert choice_cross_entropy(logits, torch.tensor([1])).item() == pytest.approx(-np.log(0.75))
+def test_slateq_losses_of_one_component_by_hand():
+    values, logits, one = torch.tensor([[[2.0], [10.0]]]), torch.tensor([[[0.0], [np.log(3)]]]), torch.ones(1, 1)
+    assert slateq_component_values(values, logits).item() == pytest.approx(8.0)  # 1/4 of 2 and 3/4 of 10
+    for choice, loss in ((0, 9.0), (1, 25.0)):
+        found = slateq_td_loss(values, torch.tensor([choice]), torch.tensor([[5.0]]), one)
+        assert found.item() == pytest.approx(loss)
+    assert mixture_choice_cross_entropy(logits, torch.tensor([1]), one).item() == pytest.approx(-np.log(0.75))
 
 
-def test_the_td_loss_moves_the_chosen_item_only():
-    values = torch.zeros(2, 3, requires_grad=True)
-    targets = torch.ones(2, requires_grad=True)
-    slateq_td_loss(values, torch.tensor([2, 0]), targets).backward()
-    assert ((values.grad != 0) == torch.tensor([[False, False, True], [True, False, False]])).all()
+def test_slateq_losses_of_two_components_by_hand():
+    values = torch.tensor([[[2.0, 0.0], [10.0, 6.0]]])
+    logits = torch.tensor([[[0.0, 1.0], [np.log(3), 1.0]]])
+    weights = torch.tensor([[0.25, 0.75]])
+    assert slateq_component_values(values, logits).tolist()[0] == pytest.approx([8.0, 3.0])
+    # The second item is chosen: (10 - 5)^2 weighs a quarter and (6 - 4)^2 three quarters.
+    td = slateq_td_loss(values, torch.tensor([1]), torch.tensor([[5.0, 4.0]]), weights)
+    assert td.item() == pytest.approx(0.25 * 25 + 0.75 * 4)
+    entropy = mixture_choice_cross_entropy(logits, torch.tensor([1]), weights)
+    assert entropy.item() == pytest.approx(-np.log(0.25 * 0.75 + 0.75 * 0.5))
+
+
+def test_the_td_loss_moves_the_chosen_item_of_the_likely_components_only():
+    values = torch.zeros(2, 3, 2, requires_grad=True)
+    targets = torch.ones(2, 2, requires_grad=True)
+    slateq_td_loss(values, torch.tensor([2, 0]), targets, torch.tensor([[1.0, 0.0], [0.5, 0.5]])).backward()
+    assert (values.grad != 0).nonzero().tolist() == [[0, 2, 0], [1, 0, 0], [1, 0, 1]]
     assert targets.grad is None
