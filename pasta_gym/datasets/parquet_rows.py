@@ -17,8 +17,9 @@ from pasta_gym.datasets.rows import Row, require_columns
 Source: TypeAlias = pathlib.Path | BinaryIO
 
 _BROKEN = (*BROKEN_FILE, TypeError, KeyError, OverflowError, MemoryError, pa.ArrowException)
-# Without a buffer Arrow takes in the whole column of a row group at once: hundreds of megabytes of pixels.
-_BUFFER_BYTES = 1 << 20
+# Arrow's defaults read ahead: first all row groups, and without a buffer a row group's whole column, which may be
+# hundreds of megabytes of pixels.
+_STREAMING = {"pre_buffer": False, "buffer_size": 1 << 20}
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def open_parquet(source: Source, name: str | None = None) -> Iterator[pq.Parquet
         DatasetError: If the file is missing or broken, also inside the block.
     """
     called = name or str(source)
-    with reading_parquet(called), pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as file:
+    with reading_parquet(called), pq.ParquetFile(source, **_STREAMING) as file:
         yield file
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import uuid
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from pasta_gym.datasets.archive import Archive
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import shown
 from pasta_gym.datasets.tables import FORMATS, Table, open_table
-from pasta_gym.mini.rater_sessions import write_text_atomically
 
 IMAGES: tuple[str, ...] = ("jpeg", "png", "webp")
 
@@ -99,7 +99,13 @@ def probe(path: str | pathlib.Path) -> Probe:
 
 def write_schema(found: Probe, path: str | pathlib.Path) -> None:
     """Write ``found.schema()`` as JSON; the file is whole or not there."""
-    write_text_atomically(pathlib.Path(path), json.dumps(found.schema(), indent=2) + "\n")
+    target = pathlib.Path(path)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        partial.write_text(json.dumps(found.schema(), indent=2) + "\n", encoding="utf-8")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def sniff(head: bytes, size: int) -> str:

@@ -71,19 +71,19 @@ def pickapic_row(number, **changes):
     return row | changes
 
 
-def write_table(path, rows, schema=None, row_group_size=None):
+def write_table(path, rows, schema=None, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=row_group_size)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, **options)
     return path
 
 
-def write_pickapic(folder, shards, split="train", pixels=True, row_group_size=4):
+def write_pickapic(folder, shards, split="train", pixels=True, row_group_size=4, **options):
     """Write shards, each a list of rows, under the names of the publisher."""
     schema = PICKAPIC if pixels else pa.schema([field for field in PICKAPIC if not field.name.startswith("jpg_")])
     for number, rows in enumerate(shards):
         rows = [{key: value for key, value in row.items() if key in schema.names} for row in rows]
         name = f"{split}-{number:05d}-of-{len(shards):05d}-0123456789abcdef.parquet"
-        write_table(folder / "data" / name, rows, schema, row_group_size)
+        write_table(folder / "data" / name, rows, schema, row_group_size=row_group_size, **options)
     return folder
 
 

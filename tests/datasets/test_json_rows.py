@@ -82,6 +82,12 @@ def test_a_broken_entry_is_found_without_reading_on_for_ever(tmp_path, monkeypat
         list(array_rows(path, window=100))
 
 
+def test_the_first_entry_needs_no_more_than_its_window():
+    source = io.BytesIO(json.dumps([{"a": i} for i in range(20_000)]).encode())
+    assert next(array_rows(source, name="a.json", window=1000)).values == {"a": 0}
+    assert source.tell() < 20_000 < len(source.getvalue()) / 5
+
+
 def test_lines():
     def lines(text):
         return [(row.number, row.values) for row in line_rows(io.BytesIO(text.encode()), name="a.jsonl")]

@@ -85,6 +85,7 @@ def test_a_schema_is_written_whole_or_not_at_all(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_schema(probe(folder), out)
     assert out.read_text() == before
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_nothing_there_and_broken_zip_files(tmp_path, folder):

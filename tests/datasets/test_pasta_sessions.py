@@ -1,13 +1,15 @@
 """Rater sessions of unknown layout: read in every layout, and what is not certain is asked for."""
 
 import copy
+import tracemalloc
 
+import pyarrow as pa
 import pytest
 
 from pasta_gym.datasets import DatasetError
 from pasta_gym.datasets.pasta_columns import ALIASES, NUMBERED, match_columns, normalised
 from pasta_gym.datasets.pasta_sessions import PastaSessions
-from tests.datasets.formats import picture
+from tests.datasets.formats import picture, write_table
 from tests.datasets.pasta_files import EXPECTED, numbered, read_back, rows_of, write_images, write_rows, zipped
 
 WITHOUT_EXPANSIONS = [expected | {"prompts": [None, None]} for expected in EXPECTED]
@@ -370,6 +372,28 @@ def test_pictures_stay_unread_in_the_first_reading(tmp_path, monkeypatch):
     )
     list(PastaSessions(tmp_path).sessions())
     assert {"session_id", "initial_prompt", "turn", "choice", "critique"} in asked
+
+
+def test_sessions_are_streamed(tmp_path):
+    """16 MB of pictures in a fraction of that."""
+    blob = bytes(100_000)
+    rows = [
+        {"session_id": s, "turn": 0, "prompt": "a cat", "choice": s % 2, "images": [[b"%d" % s + blob], [blob]]}
+        for s in range(80)
+    ]
+    write_table(tmp_path / "a.parquet", rows, row_group_size=2, compression="none")
+    del rows
+    dataset = PastaSessions(tmp_path, verify_images=False)
+    tracemalloc.start()
+    before, arrow_peak = pa.total_allocated_bytes(), 0
+    for number, session in enumerate(dataset.sessions()):
+        assert session.turns[0].images[0][0].read().startswith(b"%d\0" % number)
+        arrow_peak = max(arrow_peak, pa.total_allocated_bytes() - before)
+    _, python_peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Eight rows at a time are 1.6 MB, and for a moment the last ones are still there beside the next.
+    assert python_peak < 6_000_000
+    assert arrow_peak < 6_000_000
 
 
 def test_no_name_belongs_to_two_fields():
