@@ -39,7 +39,7 @@ WINDOW = 256
 _MOST_RECORDS = 4096
 _FEWEST_TO_JUDGE = 1000
 _FIRST = 5
-_NOBODY = "in another split than its rater"
+_DROPPED = "in another split than its rater"
 
 R = TypeVar("R", bound=Record)
 ImageItem = Item[bytes | DatasetError | None]
@@ -188,7 +188,7 @@ class _Gatherer:
 
         for record in records:
             if self._split_of(record) is None:
-                self._report.skipped[_NOBODY] += 1
+                self._report.skipped[_DROPPED] += 1
                 continue
             window.append(record)
             for image in _images_of(record):
