@@ -184,9 +184,9 @@ def test_half_of_the_pixel_columns_is_a_bad_image(tmp_path):
 
 @pytest.mark.parametrize("rows_in_group", [10, 100])
 def test_labels_are_streamed_and_pixels_left_on_disk(tmp_path, monkeypatch, rows_in_group):
-    """Labels of 40 MB of pixels in far less memory, and no later shard opened before the first pair."""
+    """Labels of 20 MB of pixels in far less memory, and no later shard opened before the first pair."""
     blob = bytes(range(256)) * 200
-    shards = [[pickapic_row(i, jpg_0=blob + b"%d" % i, jpg_1=blob) for i in range(100)] for _ in range(4)]
+    shards = [[pickapic_row(i, jpg_0=blob + b"%d" % i, jpg_1=blob) for i in range(100)] for _ in range(2)]
     pages = {"write_batch_size": 8, "use_dictionary": False, "compression": "none"}
     folder = write_pickapic(tmp_path, shards, row_group_size=rows_in_group, **pages)
     del shards
@@ -207,6 +207,6 @@ def test_labels_are_streamed_and_pixels_left_on_disk(tmp_path, monkeypatch, rows
     _, python_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert set(opened) == set(dataset.shards)
-    # A row is 100 KB of pixels: 400 of them are 40 MB, a batch of 32 is 3.2 MB, the old beside the new one 6.4 MB.
+    # A row is 100 KB of pixels: 200 of them are 20 MB, a batch of 32 is 3.2 MB, the old beside the new one 6.4 MB.
     assert python_peak < 8_000_000
     assert arrow_peak < 8_000_000

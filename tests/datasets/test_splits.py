@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasta_gym.datasets import Comparison, Image, LoadReport, Rating, Session, Turn
@@ -59,6 +59,7 @@ def parts(records, by, seed=0):
     return {name: [*s.comparisons(), *s.ratings(), *s.sessions()] for name, s in splits.items()}, splits
 
 
+@settings(max_examples=40)
 @given(records=RECORDS, by=st.sampled_from(["rater", "prompt", "both"]), seed=st.integers(0, 3))
 def test_nobody_and_nothing_is_in_two_splits(records, by, seed):
     kept, splits = parts(records, by, seed)
@@ -81,6 +82,7 @@ def test_nobody_and_nothing_is_in_two_splits(records, by, seed):
     assert dropped == 0 or by == "both"
 
 
+@settings(max_examples=40)
 @given(records=RECORDS, others=RECORDS, by=st.sampled_from(["rater", "prompt", "both"]))
 def test_the_assignment_depends_on_no_order_and_no_other_row(records, others, by):
     alone, _ = parts(records, by)
