@@ -17,6 +17,8 @@ LAYERS = (
     ("pasta_gym.torchvision_ops", "pasta_gym.types", "pasta_gym.seeding"),
     ("pasta_gym.mini",),
     ("pasta_gym.encoders",),
+    ("pasta_gym.datasets",),
+    ("pasta_gym.prompt_books",),
     ("pasta_gym.user_model",),
     ("pasta_gym.candidates",),
     ("pasta_gym.images",),
