@@ -180,7 +180,7 @@ def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation
     return -(scores - ratings[:, None]).square() / (2.0 * deviation**2)
 
 
-def _rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of the chosen raters in a table sorted by rater, and which chosen rater each row belongs to."""
     owner = torch.repeat_interleave(torch.arange(len(raters)), counts[raters])
     within = torch.arange(len(owner)) - torch.repeat_interleave(
@@ -211,8 +211,8 @@ class Batches:
     def of(self, raters: torch.Tensor) -> Labels:
         """Return the labels of chosen raters ``(b,)``, renumbered ``0..b - 1``."""
         every = self._labels
-        pairs, pair_owner = _rows_of(raters, self._pair_starts, self._pair_counts)
-        rated, rating_owner = _rows_of(raters, self._rating_starts, self._rating_counts)
+        pairs, pair_owner = rows_of(raters, self._pair_starts, self._pair_counts)
+        rated, rating_owner = rows_of(raters, self._rating_starts, self._rating_counts)
         return Labels(
             every.prompt_embeddings,
             every.image_embeddings,
@@ -326,8 +326,8 @@ class EM:
         self.model = ScoreModel(
             labels.image_embeddings.shape[1],
             config.n_types,
-            image_scale=_root_mean_square(labels.image_embeddings),
-            text_scale=_root_mean_square(labels.prompt_embeddings),
+            image_scale=root_mean_square(labels.image_embeddings),
+            text_scale=root_mean_square(labels.prompt_embeddings),
             noise=config.noise,
             comparison_temperature=config.comparison_temperature,
             generator=generator,
@@ -379,7 +379,8 @@ class EM:
         return log_posterior(log_prior, likelihoods).exp(), float(log_evidence(log_prior, likelihoods).mean())
 
 
-def _root_mean_square(x: torch.Tensor) -> float:
+def root_mean_square(x: torch.Tensor) -> float:
+    """Size of an embedding's entries: what heads divide embeddings ``(n, d)`` by."""
     return max(1e-6, math.sqrt(float(x.float().square().mean())))
 
 

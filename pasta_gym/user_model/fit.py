@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pasta_gym.types import IntArray
-from pasta_gym.user_model.choice import ChoiceConfig, fit_choice_model
+from pasta_gym.user_model.choice import ChoiceConfig, ChoiceFit, fit_choice_model
 from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import EMConfig, fit_score_model, labels_of
 from pasta_gym.user_model.network import ScoreModel, score
@@ -60,6 +61,40 @@ def session_scores(
     return scores[rows, turns].contiguous(), choices[rows, turns], rows
 
 
+def has_single_turn_labels(data: PreferenceData) -> NDArray[np.bool_]:
+    """Which raters ``(R,)`` gave a pair, a rating or a ranking."""
+    who = np.concatenate([data.pair_raters, data.rating_raters, data.ranking_raters])
+    counts: NDArray[np.bool_] = np.bincount(who, minlength=data.n_raters) > 0
+    return counts
+
+
+def fit_choice_models(
+    model: ScoreModel, posterior: torch.Tensor, data: PreferenceData, config: ChoiceConfig | None = None
+) -> dict[str, ChoiceFit]:
+    """Fit temperature and sharpness for every aggregator on the training raters' sessions, the scores at rest.
+
+    Args:
+        model: The score model.
+        posterior: ``(R, K)`` over the type of every rater of the data; the prior for those nothing is known of.
+        data: All labels.
+        config: How to fit.
+
+    Returns:
+        One fit an aggregator.
+
+    Raises:
+        ValueError: If the train split has no sessions.
+    """
+    is_train = np.zeros(data.n_raters, dtype=bool)
+    is_train[data.raters_of("train")] = True
+    sessions = np.flatnonzero(is_train[data.session_raters]).astype(np.int64)
+    if not len(sessions):
+        raise ValueError("the train split holds no sessions, so the choice temperature cannot be fitted; add some")
+    scores, choices, rows = session_scores(model, data, sessions)
+    who = torch.from_numpy(data.session_raters[sessions])[rows]
+    return {name: fit_choice_model(scores, choices, posterior[who], name, config) for name in AGGREGATORS}
+
+
 def fit_user_model(
     data: PreferenceData,
     config: EMConfig | None = None,
@@ -85,16 +120,11 @@ def fit_user_model(
     """
     config = config or EMConfig()
     raters = data.raters_of("train")
+    raters = raters[has_single_turn_labels(data)[raters]]
     fitted = fit_score_model(labels_of(data, raters), config, log, progress=progress)
-    position = np.full(data.n_raters, -1, dtype=np.int64)
-    position[raters] = np.arange(len(raters))
-    sessions = np.flatnonzero(position[data.session_raters] >= 0).astype(np.int64)
-    if not len(sessions):
-        raise ValueError("the train split holds no sessions, so the choice temperature cannot be fitted; add some")
-    scores, choices, rows = session_scores(fitted.model, data, sessions)
-    who = torch.from_numpy(position[data.session_raters[sessions]])[rows]
-    posterior = fitted.posterior[who]
-    fits = {name: fit_choice_model(scores, choices, posterior, name, choice_config) for name in AGGREGATORS}
+    posterior = fitted.prior.repeat(data.n_raters, 1)
+    posterior[torch.from_numpy(raters)] = fitted.posterior
+    fits = fit_choice_models(fitted.model, posterior, data, choice_config)
     # A share of zero would make a type impossible, whatever is seen.
     prior = fitted.prior.clamp(min=1e-4).double()
     return UserModel(

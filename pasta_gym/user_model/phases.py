@@ -1,0 +1,216 @@
+"""The whole fit: main training on single-turn labels, then fine-tuning on sessions (paper, D.1).
+
+Each phase gives a user model that can be used as it is, so a phase that was finished before a kill is read back, and
+leaving one out is an ablation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pasta_gym.user_model.choice import ChoiceConfig
+from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.em import EMConfig, root_mean_square
+from pasta_gym.user_model.features import FrozenFeatures
+from pasta_gym.user_model.fit import fit_choice_models, fit_user_model
+from pasta_gym.user_model.network import ScoreModel
+from pasta_gym.user_model.sequential import SequentialConfig, fit_sessions
+from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
+from pasta_gym.user_model.utility import check_aggregator
+
+Log = Callable[[dict[str, float]], None]
+_SAMPLE = 100_000  # embeddings whose size stands for the whole table's
+
+
+@dataclass(frozen=True)
+class PhasesConfig:
+    """How a user model is fitted from end to end.
+
+    Attributes:
+        em: Phase 1, mini-batch EM on pairs, rankings and ratings with CLIP frozen.
+        choice: The fit of the choice numbers between the phases, and after them for the other aggregators.
+        sequential: Phase 2, mini-batch EM on sessions.
+        aggregator: How the scores of a column's images become its utility.
+        phase1: Whether there is a phase 1. Without it phase 2 starts from untrained heads.
+        phase2: Whether there is a phase 2. Without it only the choice numbers are fitted on sessions.
+    """
+
+    em: EMConfig = field(default_factory=EMConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    sequential: SequentialConfig = field(default_factory=SequentialConfig)
+    aggregator: str = "softmax"
+    phase1: bool = True
+    phase2: bool = True
+
+    def __post_init__(self) -> None:
+        check_aggregator(self.aggregator)
+        if not (self.phase1 or self.phase2):
+            raise ValueError("phase1 and phase2 are both false, so there is nothing to fit; leave one of them true")
+
+    def with_types(self, n_types: int) -> PhasesConfig:
+        """Return the same fit for another K."""
+        return dataclasses.replace(self, em=dataclasses.replace(self.em, n_types=n_types))
+
+
+class History:
+    """The figures that a phase logs now and then, in order.
+
+    Attributes:
+        rows: One a logged step: ``phase``, ``step``, ``loss``, ``largest_type``.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def of_phase(self, phase: int) -> Log:
+        """Return what a phase calls with its figures."""
+        return lambda figures: self.rows.append({"phase": float(phase), **figures})
+
+
+def untrained(data: PreferenceData, config: PhasesConfig) -> UserModel:
+    """Make the user model that phase 2 starts from if there is no phase 1: heads of small noise, an even prior."""
+    k = config.em.n_types
+
+    def size(table: np.ndarray) -> float:
+        return root_mean_square(torch.from_numpy(np.asarray(table[:_SAMPLE], dtype=np.float32)))
+
+    scores = ScoreModel(
+        data.embedding_dim,
+        k,
+        image_scale=size(data.image_embeddings),
+        text_scale=size(data.prompt_embeddings),
+        noise=config.em.noise,
+        comparison_temperature=config.em.comparison_temperature,
+        generator=torch.Generator().manual_seed(config.em.seed),
+    )
+    numbers = ChoiceNumbers(config.choice.temperature, config.choice.sharpness)
+    return UserModel(scores, np.full(k, 1.0 / k), {config.aggregator: numbers}, config.aggregator)
+
+
+def fit_phase1(
+    data: PreferenceData, config: PhasesConfig, history: History | None = None, *, progress: bool = False
+) -> UserModel:
+    """Fit scores and prior on single-turn labels, then the choice numbers on sessions.
+
+    Raises:
+        ValueError: If the train split has no labels or no sessions.
+    """
+    history = history or History()
+    model = fit_user_model(data, config.em, config.choice, history.of_phase(1), progress=progress)
+    model.metadata["phases"] = {"1": model.metadata.pop("training")}
+    model.metadata["history"] = history.rows
+    return model.with_aggregator(config.aggregator)
+
+
+def fit_phase2(
+    start: UserModel,
+    data: PreferenceData,
+    config: PhasesConfig,
+    history: History | None = None,
+    *,
+    progress: bool = False,
+) -> UserModel:
+    """Fine-tune a user model on sessions; its choice numbers of the aggregator in use are learned with the scores.
+
+    Args:
+        start: Phase 1's user model, or an untrained one. It is not changed.
+        data: All labels; only the train split is used.
+        config: How to fit.
+        history: Takes the figures.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The user model.
+
+    Raises:
+        ValueError: If the train split has no sessions.
+    """
+    history = history or History()
+    raters = data.raters_of("train")
+    said = np.bincount(
+        np.concatenate([data.pair_raters, data.rating_raters, data.ranking_raters, data.session_raters]),
+        minlength=data.n_raters,
+    )
+    raters = raters[said[raters] > 0]
+    aggregator = start.aggregator
+    numbers = ChoiceNumbers(start.temperature, start.sharpness, start.slopes)
+    fitted = fit_sessions(
+        start.score_model,
+        torch.from_numpy(start.prior),
+        numbers,
+        aggregator,
+        data,
+        raters,
+        config.sequential,
+        features=FrozenFeatures.of(data),
+        log=history.of_phase(2),
+        progress=progress,
+    )
+    scores = fitted.model.scores
+    posterior = fitted.prior.repeat(data.n_raters, 1)
+    posterior[torch.from_numpy(raters)] = fitted.posterior
+    fits = fit_choice_models(scores, posterior, data, config.choice)
+    choice = {name: ChoiceNumbers(f.temperature, f.sharpness, f.slopes) for name, f in fits.items()}
+    choice[aggregator] = fitted.model.choice_numbers()
+    prior = fitted.prior.clamp(min=1e-4).double()
+    figures = {"raters": len(raters), "log_likelihood_per_rater": fitted.log_likelihood}
+    metadata: dict[str, Any] = {
+        "config": start.metadata.get("config", dataclasses.asdict(config.em)),
+        "sequential": dataclasses.asdict(config.sequential),
+        "phases": {**start.metadata.get("phases", {}), "2": figures},
+        "history": [*start.metadata.get("history", []), *history.rows],
+    }
+    return UserModel(scores, (prior / prior.sum()).numpy(), choice, aggregator, metadata)
+
+
+def fit_in_phases(
+    data: PreferenceData,
+    config: PhasesConfig,
+    folder: pathlib.Path | None = None,
+    *,
+    key: str = "",
+    progress: bool = False,
+) -> UserModel:
+    """Run the phases that the configuration asks for.
+
+    Args:
+        data: All labels; only the train split is used.
+        config: How to fit.
+        folder: Where phase 1's user model is kept, so that a fit that was killed goes on after it.
+        key: What the kept user model was fitted from; one with another key is fitted again.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The user model. Its metadata holds ``config``, ``phases`` with each phase's figures, and ``history``.
+
+    Raises:
+        ValueError: If the train split lacks what a phase needs.
+    """
+    if not config.phase1:
+        return fit_phase2(untrained(data, config), data, config, progress=progress)
+    kept = folder / f"phase1-{config.em.n_types}-types" if folder is not None else None
+    first = _read_back(kept, key)
+    if first is None:
+        first = fit_phase1(data, config, progress=progress)
+        if kept is not None:
+            first.metadata["key"] = key
+            first.save(kept)
+    return fit_phase2(first, data, config, progress=progress) if config.phase2 else first
+
+
+def _read_back(folder: pathlib.Path | None, key: str) -> UserModel | None:
+    """The kept user model, None if there is none of this key or the kill left it broken."""
+    if folder is None or not folder.is_dir():
+        return None
+    try:
+        model = UserModel.load(folder)
+    except ValueError:
+        return None
+    return model if model.metadata.get("key") == key else None
