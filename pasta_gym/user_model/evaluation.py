@@ -1,4 +1,8 @@
-"""How good a user model is on raters it has not seen, beside one type and beside the ceiling."""
+"""How well held-out raters are predicted, by a user model or by anything that scores images.
+
+Every figure comes rater by rater, so that intervals can resample raters. What each means is in
+``docs/user_model_evaluation.md``.
+"""
 
 from __future__ import annotations
 
@@ -9,63 +13,25 @@ import numpy as np
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.metrics import (
+    calibration_error,
+    choose_threshold,
+    cross_turn_credit,
+    hps_spearman,
+    log_sigmoid,
+    pickapic_paper_credit,
+    pickapic_script_credit,
+    score_choices,
+    score_pairs,
+    spearman,
+)
+from pasta_gym.user_model.predictors import ModelPredictor, Predictor
+from pasta_gym.user_model.types import normalised
 from pasta_gym.user_model.user_model import UserModel
 
 N_LABELS: tuple[int, ...] = (0, 5, 20, 50)
-
-
-def adjusted_rand_index(first: IntArray, second: IntArray) -> float:
-    """Agreement of two groupings ``(n,)`` of the same things: 1 the same groups, about 0 by chance.
-
-    Raises:
-        ValueError: If the lengths differ or there are fewer than two things.
-    """
-    if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"two groupings of the same two or more things are needed, got {len(first)} and {len(second)}")
-    _, a = np.unique(first, return_inverse=True)
-    _, b = np.unique(second, return_inverse=True)
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a, b), 1)
-
-    def couples(counts: FloatArray) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    together, rows, columns = couples(table), couples(table.sum(axis=1)), couples(table.sum(axis=0))
-    expected = rows * columns / (len(a) * (len(a) - 1) / 2)
-    most = 0.5 * (rows + columns)
-    return 1.0 if most == expected else float((together - expected) / (most - expected))
-
-
-def calibration_error(probabilities: FloatArray, outcomes: FloatArray, n_bins: int = 10) -> float:
-    """Expected calibration error: mean gap of predicted and observed frequency over bins of equal width.
-
-    Args:
-        probabilities: ``(n,)`` predicted, in [0, 1].
-        outcomes: ``(n,)`` 1 where it came true, else 0.
-        n_bins: Number of bins.
-
-    Returns:
-        The gap, weighted by the bins' sizes, in [0, 1].
-    """
-    bins = np.minimum((probabilities * n_bins).astype(np.int64), n_bins - 1)
-    gaps = np.bincount(bins, weights=probabilities - outcomes, minlength=n_bins)
-    return float(np.abs(gaps).sum() / len(probabilities))
-
-
-def _ranks(x: FloatArray) -> FloatArray:
-    """Ranks ``(n,)``, ties sharing their mean rank."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    means: FloatArray = (last - (counts - 1) / 2.0)[inverse]
-    return means
-
-
-def spearman(first: FloatArray, second: FloatArray) -> float:
-    """Rank correlation of two arrays ``(n,)`` in [-1, 1]; 0 if one is constant."""
-    a, b = _ranks(first), _ranks(second)
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt(np.square(a).sum() * np.square(b).sum())
-    return float((a * b).sum() / size) if size > 0 else 0.0
+N_SEEN = 3
+"""Images of a ranked list that the posterior is computed from (section 6.2)."""
 
 
 @dataclass(frozen=True)
@@ -110,57 +76,110 @@ def held_out(data: PreferenceData, split: str = "test", n_learn: int = max(N_LAB
     return HeldOut(raters, rows[:, :n_learn], rows[:, n_learn:], np.stack(sessions).astype(np.int64))
 
 
-def log_sigmoid(x: FloatArray) -> FloatArray:
-    """Logarithm of the logistic function, safe for large arguments."""
-    result: FloatArray = -np.logaddexp(0.0, -x)
-    return result
+@dataclass(frozen=True)
+class Predictions:
+    """What is predicted of held-out raters, beside what they said.
+
+    Attributes:
+        preferences: ``(R, t)`` probability that the first image of a pair is preferred.
+        labels: ``(R, t)`` 1, 0 or 0.5.
+        choice_probabilities: ``(R, c, L)``.
+        choices: ``(R, c)``.
+    """
+
+    preferences: FloatArray
+    labels: FloatArray
+    choice_probabilities: FloatArray
+    choices: IntArray
 
 
-def pair_differences(model: UserModel, data: PreferenceData, rows: IntArray) -> FloatArray:
-    """Logit that the first image of each pair is preferred, by type: rows ``(n,)`` to ``(n, K)``."""
-    features = model.prompt_features(data.prompt_embeddings[data.pair_prompts[rows]])
-    scores = model.scores(features, data.image_embeddings[data.pair_images[rows]])
-    differences: FloatArray = model.comparison_temperature * (scores[:, :, 0] - scores[:, :, 1]).astype(np.float64)
-    return differences
+def pair_logits(predictor: Predictor, data: PreferenceData, rows: IntArray) -> FloatArray:
+    """Logit that the first image of each pair is preferred, by type: rows ``(...)`` to ``(..., K)``."""
+    flat = rows.reshape(-1)
+    scores = predictor.scores(data.pair_prompts[flat], data.pair_images[flat])
+    logits: FloatArray = predictor.comparison_temperature * (scores[:, :, 0] - scores[:, :, 1])
+    return logits.reshape(*rows.shape, logits.shape[-1])
+
+
+def posterior_after(predictor: Predictor, data: PreferenceData, rows: IntArray, n: int) -> FloatArray:
+    """Posterior over types after each rater's first n pairs: rows ``(R, m)`` to ``(R, K)``."""
+    logits = pair_logits(predictor, data, rows[:, :n])
+    labels = data.pair_labels[rows[:, :n]][..., None]
+    likelihood = labels * log_sigmoid(logits) + (1 - labels) * log_sigmoid(-logits)
+    return normalised(np.log(predictor.prior) + likelihood.sum(axis=1))
 
 
 def type_posteriors(model: UserModel, data: PreferenceData, rows: IntArray, n: int) -> FloatArray:
-    """Posterior over types after each rater's first n pairs: rows ``(R, m)`` to ``(R, K)``."""
-    logits = pair_differences(model, data, rows[:, :n].reshape(-1)).reshape(len(rows), n, model.n_types)
-    labels = data.pair_labels[rows[:, :n]][..., None]
-    likelihood = (labels * log_sigmoid(logits) + (1 - labels) * log_sigmoid(-logits)).sum(axis=1)
-    joint = np.log(model.prior) + likelihood
-    weights = np.exp(joint - joint.max(axis=1, keepdims=True))
-    posterior: FloatArray = weights / weights.sum(axis=1, keepdims=True)
-    return posterior
+    """``posterior_after`` of a user model."""
+    return posterior_after(ModelPredictor(model, data), data, rows, n)
 
 
-def choice_by_type(model: UserModel, data: PreferenceData, sessions: IntArray) -> FloatArray:
-    """Choice probabilities by type for sessions ``(R, s)``: ``(R, s * H, K, L)``."""
-    r, s = sessions.shape
-    images = data.session_images[sessions.reshape(-1)]
+def session_utilities(predictor: Predictor, data: PreferenceData, sessions: IntArray) -> FloatArray:
+    """Utilities by type of all columns of sessions ``(R, s)``: ``(R, s, H, K, L)``."""
+    flat = sessions.reshape(-1)
+    images = data.session_images[flat]
     h = images.shape[1]
-    features = model.prompt_features(data.prompt_embeddings[data.session_prompts[sessions.reshape(-1)]])
-    embeddings = data.image_embeddings[images].reshape(-1, *images.shape[2:], data.embedding_dim)
-    utilities = model.all_utilities(np.repeat(features, h, axis=0), embeddings)
-    probabilities: FloatArray = np.exp(model.log_choice_probabilities(utilities)).reshape(
-        r, s * h, *utilities.shape[1:]
-    )
-    return probabilities
+    utilities = predictor.utilities(np.repeat(data.session_prompts[flat], h), images.reshape(-1, *images.shape[2:]))
+    return utilities.reshape(*sessions.shape, h, *utilities.shape[1:])
 
 
-def score_pairs(preferences: FloatArray, labels: FloatArray) -> tuple[float, float]:
-    """Accuracy and mean log-likelihood of predicted preferences over pairs that are no ties, same shapes."""
-    kept = labels != 0.5
-    p, y = preferences[kept], labels[kept]
-    correct = np.where(y == 1, p, 1 - p)
-    return float((correct > 0.5).mean()), float(np.log(np.maximum(correct, 1e-12)).mean())
+def predict(
+    predictor: Predictor, data: PreferenceData, tasks: HeldOut, n_labels: tuple[int, ...]
+) -> dict[int, Predictions]:
+    """Predict held-out raters after n of their pairs, for each n.
+
+    Args:
+        predictor: What predicts.
+        data: All labels.
+        tasks: What to learn from and what to predict.
+        n_labels: Numbers of pairs that the posterior has seen.
+
+    Returns:
+        The predictions by n.
+    """
+    first_wins = np.exp(log_sigmoid(pair_logits(predictor, data, tasks.test)))
+    utilities = session_utilities(predictor, data, tasks.sessions)
+    r, k, n_columns = len(tasks.raters), *utilities.shape[-2:]
+    by_type = np.exp(predictor.log_choice_probabilities(utilities)).reshape(r, -1, k, n_columns)
+    choices = data.session_choices[tasks.sessions].reshape(r, -1)
+    made = {}
+    for n in n_labels:
+        posterior = posterior_after(predictor, data, tasks.learn, n)
+        made[n] = Predictions(
+            np.einsum("rtk,rk->rt", first_wins, posterior),
+            data.pair_labels[tasks.test],
+            np.einsum("rckl,rk->rcl", by_type, posterior),
+            choices,
+        )
+    return made
 
 
-def score_choices(probabilities: FloatArray, choices: IntArray) -> tuple[float, float]:
-    """Accuracy of the likeliest column and mean log-likelihood: ``(n, L)`` and ``(n,)``."""
-    chosen = np.take_along_axis(probabilities, choices[:, None], axis=1)[:, 0]
-    return float((probabilities.argmax(axis=1) == choices).mean()), float(np.log(np.maximum(chosen, 1e-12)).mean())
+def rater_figures(made: Predictions) -> dict[str, FloatArray]:
+    """Accuracy and mean log-likelihood of pairs (ties left out) and choices, rater by rater.
+
+    Args:
+        made: The predictions.
+
+    Returns:
+        ``pair_accuracy, pair_log_likelihood, choice_accuracy, choice_log_likelihood``, each ``(R,)``.
+    """
+    pairs = [score_pairs(p, y) for p, y in zip(made.preferences, made.labels, strict=True)]
+    choices = [score_choices(p, c) for p, c in zip(made.choice_probabilities, made.choices, strict=True)]
+    columns = np.array([[*a, *b] for a, b in zip(pairs, choices, strict=True)]).T
+    names = ("pair_accuracy", "pair_log_likelihood", "choice_accuracy", "choice_log_likelihood")
+    return dict(zip(names, columns, strict=True))
+
+
+def pair_outcomes(made: Predictions) -> tuple[FloatArray, FloatArray]:
+    """Predicted probabilities and outcomes of all pairs that are no ties, for calibration: ``(n,)`` each."""
+    kept = made.labels != 0.5
+    return made.preferences[kept], made.labels[kept]
+
+
+def choice_outcomes(made: Predictions) -> tuple[FloatArray, FloatArray]:
+    """Predicted probability of every column and whether it was chosen, for calibration: ``(n,)`` each."""
+    hits = np.arange(made.choice_probabilities.shape[-1]) == made.choices[..., None]
+    return made.choice_probabilities.reshape(-1), hits.reshape(-1).astype(np.float64)
 
 
 def evaluate(
@@ -179,40 +198,150 @@ def evaluate(
         calibration errors ``pair_ece, choice_ece``; and ``uniform_choice_log_likelihood``.
     """
     tasks = held_out(data, split, max(n_labels))
-    r, t = tasks.test.shape
-    logits = pair_differences(model, data, tasks.test.reshape(-1)).reshape(r, t, -1)
-    first_wins = np.exp(log_sigmoid(logits))
-    by_type = choice_by_type(model, data, tasks.sessions)
-    choices = data.session_choices[tasks.sessions].reshape(-1)
-    labels = data.pair_labels[tasks.test]
-    kept = labels != 0.5
-    figures: dict[str, Any] = {"uniform_choice_log_likelihood": float(-np.log(by_type.shape[-1]))}
-    for n in n_labels:
-        posterior = type_posteriors(model, data, tasks.learn, n)
-        preferences = (first_wins * posterior[:, None]).sum(axis=-1)
-        chosen = np.einsum("rnkl,rk->rnl", by_type, posterior).reshape(len(choices), -1)
-        pair_accuracy, pair_likelihood = score_pairs(preferences, labels)
-        choice_accuracy, choice_likelihood = score_choices(chosen, choices)
-        hits = np.arange(chosen.shape[1]) == choices[:, None]
+    figures: dict[str, Any] = {}
+    for n, made in predict(ModelPredictor(model, data), data, tasks, n_labels).items():
+        pair_accuracy, pair_likelihood = score_pairs(made.preferences, made.labels)
+        n_columns = made.choice_probabilities.shape[-1]
+        choice_accuracy, choice_likelihood = score_choices(
+            made.choice_probabilities.reshape(-1, n_columns), made.choices.reshape(-1)
+        )
+        figures["uniform_choice_log_likelihood"] = float(-np.log(n_columns))
         figures[str(n)] = {
             "pair_accuracy": pair_accuracy,
             "pair_log_likelihood": pair_likelihood,
-            "pair_ece": calibration_error(preferences[kept], (labels[kept] == 1).astype(np.float64)),
+            "pair_ece": calibration_error(*pair_outcomes(made)),
             "choice_accuracy": choice_accuracy,
             "choice_log_likelihood": choice_likelihood,
-            "choice_ece": calibration_error(chosen.reshape(-1), hits.reshape(-1).astype(np.float64)),
+            "choice_ece": calibration_error(*choice_outcomes(made)),
         }
     return figures
 
 
+def _halves(data: PreferenceData, split: str, rng: np.random.Generator) -> list[tuple[IntArray, IntArray]]:
+    """Each rater's pairs in two halves at random, the first to learn from; a rater with one pair has it scored."""
+    halves = []
+    for rater in data.raters_of(split):
+        rows = rng.permutation(np.flatnonzero(data.pair_raters == rater))
+        halves.append((rows[: len(rows) // 2], rows[len(rows) // 2 :]))
+    return halves
+
+
+def pickapic(
+    predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
+) -> dict[str, FloatArray]:
+    """Accuracy on pairs the two ways it is defined, rater by rater (section 6.2).
+
+    Half of a rater's pairs, ties included, give the posterior; the rest are scored by the mean over types.
+
+    Args:
+        predictor: What predicts.
+        data: All labels; the script's threshold is chosen on the validation raters, 0 if there are none.
+        rng: Source of the halves.
+        split: Whose pairs are scored.
+
+    Returns:
+        ``pickapic_paper`` and ``pickapic_script``, each ``(R,)``, NaN for raters without pairs.
+    """
+    differences, preferences, labels = _scored_halves(predictor, data, split, rng)
+    threshold = 0.0
+    if len(data.raters_of("validation")) and split != "validation":
+        _, chosen_on, truth = _scored_halves(predictor, data, "validation", rng)
+        threshold = choose_threshold(np.concatenate(chosen_on), np.concatenate(truth))
+    paper = [pickapic_paper_credit(d, y) for d, y in zip(differences, labels, strict=True)]
+    script = [pickapic_script_credit(p, y, threshold) for p, y in zip(preferences, labels, strict=True)]
+    return {"pickapic_paper": _means(paper), "pickapic_script": _means(script)}
+
+
+def _scored_halves(
+    predictor: Predictor, data: PreferenceData, split: str, rng: np.random.Generator
+) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
+    """Differences of scores, preferences and labels of the scored half of each rater's pairs."""
+    differences, preferences, labels = [], [], []
+    for learn, test in _halves(data, split, rng):
+        posterior = posterior_after(predictor, data, learn[None], len(learn))[0]
+        logits = pair_logits(predictor, data, test)
+        differences.append(logits @ posterior / predictor.comparison_temperature)
+        preferences.append(np.exp(log_sigmoid(logits)) @ posterior)
+        labels.append(data.pair_labels[test])
+    return differences, preferences, labels
+
+
+def hps_correlations(
+    predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
+) -> FloatArray:
+    """Rank correlation on ranked lists as on the HPS test set, rater by rater (section 6.2).
+
+    Three images of a list, drawn at random, give three pairs for the posterior, from the prior anew for every list.
+    The others are ranked.
+
+    Args:
+        predictor: What predicts.
+        data: Lists of five images or more.
+        rng: Source of the three.
+        split: Whose lists.
+
+    Returns:
+        ``(R,)``, NaN for raters without lists.
+
+    Raises:
+        ValueError: If lists are shorter than five.
+    """
+    raters = data.raters_of(split)
+    rows = np.flatnonzero(np.isin(data.ranking_raters, raters))
+    n_ranked = data.rankings.shape[1]
+    if n_ranked < N_SEEN + 2:
+        raise ValueError(
+            f"lists of {N_SEEN + 2} images or more are needed, got {n_ranked}: {N_SEEN} give the posterior"
+        )
+    scores = predictor.scores(data.ranking_prompts[rows], data.rankings[rows])
+    found: dict[int, list[float]] = {int(rater): [] for rater in raters}
+    for rater, by_type in zip(data.ranking_raters[rows], scores, strict=True):
+        seen = np.sort(rng.choice(n_ranked, N_SEEN, replace=False))
+        left = np.setdiff1d(np.arange(n_ranked), seen)
+        better, worse = np.triu_indices(N_SEEN, 1)
+        gaps = by_type[:, seen[better]] - by_type[:, seen[worse]]
+        likelihood = log_sigmoid(predictor.comparison_temperature * gaps).sum(axis=1)
+        posterior = normalised(np.log(predictor.prior) + likelihood)
+        found[int(rater)].append(hps_spearman(by_type[:, left], posterior))
+    return _means([np.array(found[int(rater)]) for rater in raters])
+
+
+def cross_turn(predictor: Predictor, data: PreferenceData, tasks: HeldOut, n: int) -> FloatArray:
+    """Accuracy of "better" and "worse than the turn before" after n pairs, rater by rater.
+
+    Args:
+        predictor: What predicts.
+        data: All labels.
+        tasks: The raters' sessions and the pairs to learn from.
+        n: Pairs that the posterior has seen.
+
+    Returns:
+        ``(R,)``, NaN for raters who never said either.
+    """
+    if data.session_versus_previous is None:
+        return np.full(len(tasks.raters), np.nan)
+    posterior = posterior_after(predictor, data, tasks.learn, n)
+    utilities = np.einsum("rshkl,rk->rshl", session_utilities(predictor, data, tasks.sessions), posterior)
+    choices = data.session_choices[tasks.sessions]
+    chosen = np.take_along_axis(utilities, np.maximum(choices, 0)[..., None], axis=-1)[..., 0]
+    verdicts = np.where(choices >= 0, data.session_versus_previous[tasks.sessions], np.nan)[:, :, 1:]
+    verdicts = np.where(choices[:, :, :-1] >= 0, verdicts, np.nan)
+    credit = cross_turn_credit(np.diff(chosen, axis=-1), verdicts)
+    return _means([row[np.isfinite(row)] for row in credit.reshape(len(credit), -1)])
+
+
+def _means(rows: list[FloatArray]) -> FloatArray:
+    """Mean of each row, NaN where it is empty."""
+    return np.array([row.mean() if len(row) else np.nan for row in rows])
+
+
 def ranking_correlation(model: UserModel, data: PreferenceData, split: str = "test") -> float:
-    """Mean Spearman correlation of held-out rankings with the learned utility, after 50 pairs (section 6.2)."""
+    """Mean Spearman correlation of held-out rankings with the learned utility, after 50 pairs."""
     tasks = held_out(data, split)
     posterior = np.zeros((data.n_raters, model.n_types))
     posterior[tasks.raters] = type_posteriors(model, data, tasks.learn, tasks.learn.shape[1])
     rows = np.flatnonzero(np.isin(data.ranking_raters, tasks.raters))
-    features = model.prompt_features(data.prompt_embeddings[data.ranking_prompts[rows]])
-    scores = model.scores(features, data.image_embeddings[data.rankings[rows]])
+    scores = ModelPredictor(model, data).scores(data.ranking_prompts[rows], data.rankings[rows])
     utility = np.einsum("nkm,nk->nm", scores, posterior[data.ranking_raters[rows]])
     best_first = -np.arange(utility.shape[1], dtype=np.float64)
     return float(np.mean([spearman(u, best_first) for u in utility]))

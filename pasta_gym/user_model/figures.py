@@ -18,18 +18,9 @@ from pasta_gym.mini.rater_sessions import Pool, load_pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import labels_of, rater_log_likelihoods
-from pasta_gym.user_model.evaluation import (
-    N_LABELS,
-    adjusted_rand_index,
-    evaluate,
-    held_out,
-    ranking_correlation,
-    score_choices,
-    score_pairs,
-    spearman,
-    type_posteriors,
-)
+from pasta_gym.user_model.evaluation import N_LABELS, evaluate, held_out, ranking_correlation, type_posteriors
 from pasta_gym.user_model.fit import ONE_TYPE
+from pasta_gym.user_model.metrics import adjusted_rand_index, score_choices, score_pairs, spearman
 from pasta_gym.user_model.user_model import UserModel
 
 N_DRAWS = 4000

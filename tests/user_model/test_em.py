@@ -17,7 +17,7 @@ from pasta_gym.user_model.em import (
     rating_log_likelihood,
     update_prior,
 )
-from pasta_gym.user_model.evaluation import adjusted_rand_index
+from pasta_gym.user_model.metrics import adjusted_rand_index
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_evidence, log_posterior
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters, whitening
 

@@ -3,67 +3,169 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pasta_gym.user_model import evaluation
+from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig
-from pasta_gym.user_model.evaluation import (
-    adjusted_rand_index,
-    calibration_error,
-    evaluate,
-    held_out,
-    ranking_correlation,
-    score_choices,
-    score_pairs,
-    spearman,
-)
+from pasta_gym.user_model.evaluation import HeldOut, evaluate, held_out, ranking_correlation
 from pasta_gym.user_model.fit import fit_user_model
+from pasta_gym.user_model.predictors import ModelPredictor, ScorePredictor, calibrated, clip_score, table_score
 from pasta_gym.user_model.user_model import UserModel
-
-
-def test_adjusted_rand_index_by_hand():
-    # Table [[2, 1], [0, 3]]: 1 + 3 = 4 couples together; rows 3 + 3 = 6, columns 1 + 6 = 7, of 15 couples.
-    # Expected 6 * 7 / 15 = 2.8, most 6.5: (4 - 2.8) / (6.5 - 2.8).
-    first, second = np.array([0, 0, 0, 5, 5, 5]), np.array([1, 1, 0, 0, 0, 0])
-    assert adjusted_rand_index(first, second) == pytest.approx(1.2 / 3.7)
-    assert adjusted_rand_index(second, first) == pytest.approx(1.2 / 3.7)
-    assert adjusted_rand_index(first, np.array([9, 9, 9, 2, 2, 2])) == 1.0
-    with pytest.raises(ValueError, match="got 6 and 2"):
-        adjusted_rand_index(first, second[:2])
-
-
-def test_chance_has_an_adjusted_rand_index_of_nothing():
-    rng = np.random.default_rng(0)
-    values = [adjusted_rand_index(rng.integers(4, size=60), rng.integers(3, size=60)) for _ in range(200)]
-    assert abs(np.mean(values)) < 0.01
-
-
-def test_calibration_error_by_hand():
-    # Bin .2-.3: predicted .25, came true 2 of 4: gap .25. Bin .9-1: predicted .95, came true 1 of 1: gap .05.
-    p, y = np.array([0.25, 0.25, 0.25, 0.25, 0.95]), np.array([1.0, 1.0, 0.0, 0.0, 1.0])
-    assert calibration_error(p, y) == pytest.approx((4 * 0.25 + 0.05) / 5)
-    assert calibration_error(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0.0
-
-
-def test_spearman_by_hand():
-    assert spearman(np.array([1.0, 20.0, 3.0]), np.array([0.1, 0.3, 0.2])) == pytest.approx(1.0)
-    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5).
-    assert spearman(np.array([0.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0, 9.0])) == pytest.approx(
-        4.5 / np.sqrt(22.5)
-    )
-    assert spearman(np.ones(3), np.array([1.0, 2.0, 3.0])) == 0.0
-
-
-def test_scores_by_hand():
-    accuracy, likelihood = score_pairs(np.array([0.8, 0.3, 0.6]), np.array([1.0, 1.0, 0.5]))
-    assert accuracy == 0.5
-    assert likelihood == pytest.approx((np.log(0.8) + np.log(0.3)) / 2)
-    accuracy, likelihood = score_choices(np.array([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]]), np.array([1, 1, 0]))
-    assert accuracy == pytest.approx(2 / 3)
-    assert likelihood == pytest.approx(np.log([0.8, 0.4, 0.9]).mean())
 
 
 @pytest.fixture(scope="module")
 def fitted(planted):
     config = EMConfig(n_types=3, steps=200, restarts=1, trial_steps=100, batch_labels=800, learning_rate=5e-3, seed=2)
     return fit_user_model(planted.data, config)
+
+
+class TwoTastes:
+    """Scores by hand: type 0 likes image i by i / 10, type 1 the other way round."""
+
+    prior = np.array([0.5, 0.5])
+    comparison_temperature = 10.0
+
+    def scores(self, prompts, images):
+        return np.stack([images / 10, 1 - images / 10], axis=1)
+
+    def utilities(self, prompts, slates):
+        return self.scores(prompts, slates.max(axis=-1))
+
+    def log_choice_probabilities(self, utilities):
+        return utilities - np.log(np.exp(utilities).sum(axis=-1, keepdims=True))
+
+
+def small_data(pairs=(), labels=(), raters=(), splits=(2,), rankings=(), sessions=(), choices=(), verdicts=None):
+    """A dataset of eleven images and one prompt."""
+    n, s = len(pairs), len(sessions)
+    nothing = np.zeros(0, dtype=np.int64)
+    return PreferenceData(
+        prompt_embeddings=np.ones((1, 2), dtype=np.float32),
+        image_embeddings=np.stack([np.arange(11) / 10, np.ones(11)], axis=1),
+        rater_splits=np.array(splits),
+        pair_raters=np.array(raters, dtype=np.int64) if n else nothing,
+        pair_prompts=np.zeros(n, dtype=np.int64),
+        pair_images=np.array(pairs, dtype=np.int64).reshape(n, 2),
+        pair_labels=np.array(labels, dtype=np.float64),
+        rating_raters=nothing,
+        rating_prompts=nothing,
+        rating_images=nothing,
+        ratings=np.zeros(0),
+        ranking_raters=np.zeros(len(rankings), dtype=np.int64),
+        ranking_prompts=np.zeros(len(rankings), dtype=np.int64),
+        rankings=np.array(rankings, dtype=np.int64).reshape(len(rankings), len(rankings[0]) if rankings else 4),
+        session_raters=np.zeros(s, dtype=np.int64),
+        session_prompts=np.zeros(s, dtype=np.int64),
+        session_images=np.array(sessions, dtype=np.int64).reshape(s, 3, 2, 1),
+        session_choices=np.array(choices, dtype=np.int64).reshape(s, 3),
+        session_versus_previous=verdicts,
+    )
+
+
+def test_predictions_by_hand():
+    # One pair seen, 2 before 1, whose logit is 1 for type 0 and -1 for type 1.
+    data = small_data([[2, 1], [3, 1]], [1.0, 1.0], [0, 0], sessions=[[[0, 1], [0, 1], [0, 1]]], choices=[[1, 0, 1]])
+    tasks = HeldOut(np.array([0]), np.array([[0]]), np.array([[1]]), np.array([[0]]))
+    made = evaluation.predict(TwoTastes(), data, tasks, (0, 1))
+    share = 1 / (1 + np.exp(-1.0))
+    assert evaluation.posterior_after(TwoTastes(), data, tasks.learn, 1) == pytest.approx(
+        np.array([[share, 1 - share]])
+    )
+    sure = 1 / (1 + np.exp(-2.0))
+    assert made[0].preferences == pytest.approx(np.array([[0.5]]))
+    assert made[1].preferences == pytest.approx(np.array([[share * sure + (1 - share) * (1 - sure)]]))
+    second = np.exp(0.1) / (1 + np.exp(0.1))
+    assert made[1].choice_probabilities[0, :, 1] == pytest.approx([share * second + (1 - share) * (1 - second)] * 3)
+    figures = evaluation.rater_figures(made[1])
+    assert figures["pair_accuracy"].tolist() == [1.0]
+    assert figures["choice_accuracy"] == pytest.approx([2 / 3])
+    assert figures["pair_log_likelihood"] == pytest.approx(np.log(made[1].preferences[0]))
+    chosen = made[1].choice_probabilities[0, [0, 1, 2], [1, 0, 1]]
+    assert figures["choice_log_likelihood"] == pytest.approx([np.log(chosen).mean()])
+    probabilities, hits = evaluation.choice_outcomes(made[1])
+    assert hits.tolist() == [0, 1, 1, 0, 0, 1]
+    assert probabilities.sum() == pytest.approx(3)
+
+
+def test_half_of_the_labels_decide_whose_taste_it_is():
+    # Rater 0 always wants the larger, rater 1 the smaller; without the posterior nobody could be predicted.
+    pairs = [[9, 1], [2, 8], [7, 0], [1, 6]] * 2
+    labels = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    data = small_data(pairs, labels, [0] * 4 + [1] * 4, (2, 2))
+    found = evaluation.pickapic(TwoTastes(), data, np.random.default_rng(0))
+    assert found["pickapic_paper"].tolist() == [1, 1]
+    assert found["pickapic_script"].tolist() == [1, 1]
+    # The half that is learned from is not scored: with nothing learned (one pair) nothing is known.
+    lone = small_data([[9, 1]], [1.0], [0])
+    assert evaluation.pickapic(TwoTastes(), lone, np.random.default_rng(0))["pickapic_paper"].tolist() == [0]
+    # On ties alone validation chooses a threshold at which the script predicts them.
+    ties = small_data([[5, 4]] * 8, [0.5] * 8, [0] * 4 + [1] * 4, (1, 2))
+    assert evaluation.pickapic(TwoTastes(), ties, np.random.default_rng(0))["pickapic_script"].tolist() == [1]
+
+
+def test_lists_are_ranked_by_what_is_left_of_them():
+    # A rater who likes the smaller: best first 0, 1, ...; three of the list tell, the rest are ranked perfectly.
+    data = small_data(rankings=[list(range(0, 9)), list(range(1, 10))])
+    assert evaluation.hps_correlations(TwoTastes(), data, np.random.default_rng(0))[0] > 0.9
+    upwards = small_data(rankings=[list(range(9, 0, -1))])
+    assert evaluation.hps_correlations(TwoTastes(), upwards, np.random.default_rng(0))[0] > 0.9
+    with pytest.raises(ValueError, match="lists of 5 images or more are needed, got 4"):
+        evaluation.hps_correlations(TwoTastes(), small_data(rankings=[[0, 1, 2, 3]]), np.random.default_rng(0))
+
+
+def test_turns_are_compared_by_the_columns_chosen():
+    # Type 0's utilities of the chosen columns: .2, .7, .4: better, then worse. The answers: better, better.
+    slates = [[[2, 9], [9, 7], [4, 9]]]
+    verdicts = np.array([[np.nan, 1.0, 1.0]])
+    learn = [[9, 1]] * 6
+    tasks = HeldOut(np.array([0]), np.arange(6)[None], np.zeros((1, 0), dtype=np.int64), np.array([[0]]))
+    data = small_data(learn, [1.0] * 6, [0] * 6, sessions=slates, choices=[[0, 1, 0]], verdicts=verdicts)
+    assert evaluation.cross_turn(TwoTastes(), data, tasks, 6).tolist() == [0.5]
+    other = small_data(learn, [0.0] * 6, [0] * 6, sessions=slates, choices=[[0, 1, 0]], verdicts=-verdicts)
+    assert evaluation.cross_turn(TwoTastes(), other, tasks, 6).tolist() == [0.5]
+    gap = small_data(learn, [1.0] * 6, [0] * 6, sessions=slates, choices=[[0, -1, 0]], verdicts=verdicts)
+    assert np.isnan(evaluation.cross_turn(TwoTastes(), gap, tasks, 6)).all()
+    nobody = small_data(learn, [1.0] * 6, [0] * 6, sessions=slates, choices=[[0, 1, 0]])
+    assert np.isnan(evaluation.cross_turn(TwoTastes(), nobody, tasks, 6)).all()
+
+
+def test_a_score_without_types_is_a_model_of_one_type():
+    data = small_data()
+    plain = ScorePredictor(table_score(np.arange(11) / 10.0), 4.0, 5.0)
+    prompts, slates = np.zeros(1, dtype=np.int64), np.array([[[0, 7], [3, 2]]])
+    assert plain.scores(prompts, slates[:, 0]).tolist() == [[[0.0, 0.7]]]
+    assert plain.utilities(prompts, slates).tolist() == [[[0.7, 0.3]]]
+    p = np.exp(plain.log_choice_probabilities(plain.utilities(prompts, slates)))
+    assert p[0, 0, 0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    # cos of (1, 1) and (0.5, 1), whatever the lengths.
+    cosine = clip_score(data)(prompts, np.array([[5, 0]]))
+    assert cosine == pytest.approx(np.array([[1.5 / np.sqrt(2 * 1.25), 1 / np.sqrt(2)]]))
+
+
+def test_temperatures_of_a_score_are_found_again():
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(11, size=(6000, 2))
+    labels = (rng.random(6000) < 1 / (1 + np.exp(-3.0 * (pairs[:, 0] - pairs[:, 1]) / 10))).astype(float)
+    slates = rng.integers(11, size=(3000, 3, 2, 1))
+    choices = (8.0 * slates[..., 0] / 10 + rng.gumbel(size=(3000, 3, 2))).argmax(axis=-1)
+    data = small_data(pairs, labels, [0] * 6000, (0,), sessions=slates, choices=choices)
+    fitted = calibrated(table_score(np.arange(11) / 10.0), data)
+    assert fitted.comparison_temperature == pytest.approx(3.0, rel=0.1)
+    assert fitted.choice_temperature == pytest.approx(8.0, rel=0.1)
+    nothing_to_fit = calibrated(table_score(np.arange(11) / 10.0), small_data())
+    assert (nothing_to_fit.comparison_temperature, nothing_to_fit.choice_temperature) == (1.0, 1.0)
+
+
+def test_a_model_predicts_what_it_says(planted, fitted):
+    data = planted.data
+    ours = ModelPredictor(fitted, data)
+    rows = np.arange(700)  # more than are scored at once
+    features = fitted.prompt_features(data.prompt_embeddings[data.pair_prompts[rows]])
+    told = fitted.scores(features, data.image_embeddings[data.pair_images[rows]])
+    assert ours.scores(data.pair_prompts[rows], data.pair_images[rows]) == pytest.approx(told, abs=1e-6)
+    slates = data.session_images[:9, 0]
+    features = fitted.prompt_features(data.prompt_embeddings[data.session_prompts[:9]])
+    told = fitted.all_utilities(features, data.image_embeddings[slates])
+    assert ours.utilities(data.session_prompts[:9], slates) == pytest.approx(told, abs=1e-6)
 
 
 def test_held_out_raters_are_predicted_better_the_more_they_said(planted, fitted):

@@ -1,0 +1,200 @@
+"""What predicts a rater's labels, behind one interface: a user model of K types, or a score that knows no raters.
+
+A score without types is a model of one type, so every figure is computed by the same code for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pasta_gym.types import FloatArray, IntArray
+from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.metrics import log_sigmoid
+from pasta_gym.user_model.user_model import UserModel
+
+ScoreFunction = Callable[[IntArray, IntArray], FloatArray]
+"""Scores images ``(n, m)`` for prompts ``(n,)``, both rows of a dataset's tables: ``(n, m)``, more is better."""
+
+_ROWS = 512  # scored at once
+_MOST_FITTED = 20_000  # labels a temperature is fitted on: one number needs no more
+
+
+class Predictor(Protocol):
+    """Scores, utilities and choices by type, of rows of one dataset's tables."""
+
+    prior: FloatArray
+    comparison_temperature: float
+
+    def scores(self, prompts: IntArray, images: IntArray) -> FloatArray:
+        """Score images ``(n, m)`` for prompts ``(n,)`` by type: ``(n, K, m)``."""
+        ...
+
+    def utilities(self, prompts: IntArray, slates: IntArray) -> FloatArray:
+        """Return the utilities of the columns of slates ``(n, L, M)``: ``(n, K, L)``."""
+        ...
+
+    def log_choice_probabilities(self, utilities: FloatArray) -> FloatArray:
+        """Return the log-probability of choosing each column ``(..., L)``."""
+        ...
+
+
+class ModelPredictor:
+    """A user model in front of a dataset.
+
+    Args:
+        model: The user model.
+        data: The dataset whose rows are asked for.
+    """
+
+    def __init__(self, model: UserModel, data: PreferenceData) -> None:
+        self.model = model
+        self.prior: FloatArray = model.prior
+        self.comparison_temperature = model.comparison_temperature
+        self._data = data
+
+    def scores(self, prompts: IntArray, images: IntArray) -> FloatArray:
+        """Score images ``(n, m)`` for prompts ``(n,)`` by type: ``(n, K, m)`` in [0, 1]."""
+        result = np.zeros((len(images), self.model.n_types, images.shape[1]))
+        for start in range(0, len(images), _ROWS):
+            rows = slice(start, start + _ROWS)
+            features = self.model.prompt_features(self._data.prompt_embeddings[prompts[rows]])
+            result[rows] = self.model.scores(features, self._images(images[rows]))
+        return result
+
+    def utilities(self, prompts: IntArray, slates: IntArray) -> FloatArray:
+        """Return the utilities of the columns of slates ``(n, L, M)``: ``(n, K, L)`` in [0, 1]."""
+        result = np.zeros((len(slates), self.model.n_types, slates.shape[1]))
+        for start in range(0, len(slates), _ROWS):
+            rows = slice(start, start + _ROWS)
+            features = self.model.prompt_features(self._data.prompt_embeddings[prompts[rows]])
+            result[rows] = self.model.all_utilities(features, self._images(slates[rows]))
+        return result
+
+    def log_choice_probabilities(self, utilities: FloatArray) -> FloatArray:
+        """Return the log-probability of choosing each column ``(..., L)``."""
+        log_p: FloatArray = self.model.log_choice_probabilities(utilities).astype(np.float64)
+        return log_p
+
+    def _images(self, rows: IntArray) -> FloatArray:
+        return np.asarray(self._data.image_embeddings[rows], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ScorePredictor:
+    """A score that is the same for everybody: CLIP score, PickScore and the like.
+
+    A column's utility is its best image's score, because raters judge a column by its best image. The two
+    temperatures make probabilities of scores; accuracies do not depend on them.
+
+    Attributes:
+        score: The score.
+        comparison_temperature: Factor on a difference of scores in comparisons.
+        choice_temperature: Factor on utilities in choices.
+    """
+
+    score: ScoreFunction
+    comparison_temperature: float = 1.0
+    choice_temperature: float = 1.0
+
+    @property
+    def prior(self) -> FloatArray:
+        """One type, whose share is 1."""
+        return np.ones(1)
+
+    def scores(self, prompts: IntArray, images: IntArray) -> FloatArray:
+        """Score images ``(n, m)`` for prompts ``(n,)``: ``(n, 1, m)``."""
+        result: FloatArray = np.asarray(self.score(prompts, images), dtype=np.float64)[:, None]
+        return result
+
+    def utilities(self, prompts: IntArray, slates: IntArray) -> FloatArray:
+        """Return the score of each column's best image, slates ``(n, L, M)``: ``(n, 1, L)``."""
+        n, n_columns, m = slates.shape
+        flat = self.scores(prompts, slates.reshape(n, -1))
+        best: FloatArray = flat.reshape(n, 1, n_columns, m).max(axis=-1)
+        return best
+
+    def log_choice_probabilities(self, utilities: FloatArray) -> FloatArray:
+        """Return the log-probability of choosing each column ``(..., L)``."""
+        return _log_softmax(self.choice_temperature * utilities)
+
+
+def clip_score(data: PreferenceData) -> ScoreFunction:
+    """The cosine of the frozen CLIP embeddings of prompt and image, from the dataset's own tables."""
+
+    def score(prompts: IntArray, images: IntArray) -> FloatArray:
+        text = np.asarray(data.prompt_embeddings[prompts], dtype=np.float64)
+        picture = np.asarray(data.image_embeddings[images], dtype=np.float64)
+        products = np.einsum("bd,bmd->bm", text, picture)
+        norms = np.linalg.norm(text, axis=-1)[:, None] * np.linalg.norm(picture, axis=-1)
+        cosines: FloatArray = products / np.maximum(norms, 1e-12)
+        return cosines
+
+    return score
+
+
+def table_score(table: FloatArray) -> ScoreFunction:
+    """Scores that were computed beforehand, one for each image with the prompt it was made for: ``(I,)``.
+
+    Args:
+        table: ``(I,)``, a row for each of the dataset's images.
+    """
+
+    def score(prompts: IntArray, images: IntArray) -> FloatArray:
+        found: FloatArray = table[images]
+        return found
+
+    return score
+
+
+def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train") -> ScorePredictor:
+    """Give a score the two temperatures with the highest likelihood on a split's labels.
+
+    Args:
+        score: The score.
+        data: All labels.
+        split: Whose labels; never those that are predicted later.
+
+    Returns:
+        The predictor; a temperature stays 1 where the split has no such labels.
+    """
+    raters = data.raters_of(split)
+    rows = np.flatnonzero(np.isin(data.pair_raters, raters) & (data.pair_labels != 0.5))[:_MOST_FITTED]
+    plain = ScorePredictor(score)
+    pairs = plain.scores(data.pair_prompts[rows], data.pair_images[rows])[:, 0]
+    gaps = (pairs[:, 0] - pairs[:, 1]) * np.where(data.pair_labels[rows] == 1, 1.0, -1.0)
+    comparison = _best_scale(lambda tau: float(log_sigmoid(tau * gaps).mean())) if len(rows) else 1.0
+    sessions, turns = np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])
+    sessions, turns = sessions[:_MOST_FITTED], turns[:_MOST_FITTED]
+    if not len(sessions):
+        return ScorePredictor(score, comparison)
+    columns = plain.utilities(data.session_prompts[sessions], data.session_images[sessions, turns])[:, 0]
+    chosen = data.session_choices[sessions, turns][:, None]
+
+    def likelihood(tau: float) -> float:
+        return float(np.take_along_axis(_log_softmax(tau * columns), chosen, axis=1).mean())
+
+    return ScorePredictor(score, comparison, _best_scale(likelihood))
+
+
+def _best_scale(likelihood: Callable[[float], float], low: float = 1e-4, high: float = 1e4) -> float:
+    """Maximise a unimodal function of a positive factor by golden sections of its logarithm."""
+    a, b = math.log(low), math.log(high)
+    ratio = (math.sqrt(5.0) - 1.0) / 2.0
+    for _ in range(60):
+        c, d = b - ratio * (b - a), a + ratio * (b - a)
+        if likelihood(math.exp(c)) >= likelihood(math.exp(d)):
+            b = d
+        else:
+            a = c
+    return math.exp((a + b) / 2.0)
+
+
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: FloatArray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
