@@ -139,6 +139,12 @@ def test_turns_may_count_from_one_and_be_shuffled_within_a_session(tmp_path):
     assert read_back(PastaSessions(tmp_path)) == EXPECTED
 
 
+def test_turns_that_begin_anywhere_else_are_refused(tmp_path):
+    write_rows(tmp_path / "a.parquet", [row | {"turn": row["turn"] + 2} for row in rows_of("turns")], "parquet")
+    with pytest.raises(DatasetError, match="column turn: turns begin at 2, expected 0 or 1"):
+        next(PastaSessions(tmp_path).sessions())
+
+
 def change(rows, index, **values):
     rows[index].update(values)
     return rows

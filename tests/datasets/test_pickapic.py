@@ -69,6 +69,7 @@ def test_row_groups_larger_than_a_batch_of_pixels(tmp_path):
     [
         (["train-00000-of-00001-ab.parquet"], "train"),
         (["data/validation_unique-00000-of-00001-ab.parquet", "data/validation-x.parquet"], "validation_unique"),
+        (["data/validation-00000-of-00001-ab.parquet", "data/validation_unique-x.parquet"], "validation"),
         (["default/test/0000.parquet"], "test"),
         (["test/0000.parquet"], "test"),
     ],
