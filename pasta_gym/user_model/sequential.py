@@ -62,8 +62,8 @@ class SequentialConfig:
         seed: Seed of the batches.
     """
 
-    steps: int = 600
-    batch_sessions: int = 64
+    steps: int = 400
+    batch_sessions: int = 16
     batch_labels: int = 512
     learning_rate: float = 3e-4
     restart_period: int = 0

@@ -1,0 +1,177 @@
+"""From raw preference data to a user model with its card, in one command.
+
+python -m benchmarks.fit_user_model data=preferences/mini user_model=mini
+python -m benchmarks.fit_user_model data=preferences/paper user_model=paper out=my_users
+python -m benchmarks.fit_user_model user_model.phase1=false out=without_phase_1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.run import CONFIG_FOLDER
+from benchmarks.user_model_card import write_card
+from benchmarks.user_model_scores import held_out_scores
+from pasta_gym.datasets import PreferenceDataset, open_dataset
+from pasta_gym.encoders.clip_encoder import ClipEncoder
+from pasta_gym.trajectories import provenance
+from pasta_gym.trajectories.files import digest
+from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.fit import ONE_TYPE
+from pasta_gym.user_model.gather import RaterSplits, gather
+from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases
+from pasta_gym.user_model.user_model import UserModel
+
+logger = logging.getLogger(__name__)
+KEYS = ("cache", "data", "data_name", "encoder", "limits", "one_type", "out", "splits", "user_model")
+PHASES = "phases"
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """A checked configuration.
+
+    Attributes:
+        resolved: All keys as plain data.
+        phases: How to fit.
+        splits: How raters are split where a dataset is not.
+    """
+
+    resolved: dict[str, Any]
+    phases: PhasesConfig
+    splits: RaterSplits
+
+    @property
+    def out(self) -> pathlib.Path:
+        """Folder of the user model."""
+        return pathlib.Path(self.resolved["out"])
+
+
+def read_settings(config: DictConfig) -> FitSettings:
+    """Check a composed configuration and make it typed.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or a value out of range. Nothing has been read then.
+    """
+    resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    unknown, missing = sorted(set(resolved) - set(KEYS)), sorted(set(KEYS) - set(resolved))
+    if unknown or missing:
+        raise ValueError(f"unknown keys {unknown}, missing ones {missing}; the keys are {', '.join(KEYS)}")
+    sources = resolved["data"]
+    if not isinstance(sources, list) or not all(isinstance(s, dict) and "kind" in s for s in sources):
+        raise ValueError(f"data must be a list of datasets with a kind each, or data=preferences/NAME; got {sources!r}")
+    return FitSettings(resolved, instantiate(resolved["user_model"]), instantiate(resolved["splits"]))
+
+
+def make_encoder(name: str) -> ClipEncoder:
+    """Load the frozen encoder: ``mini``, a folder of open_clip's layout, or ``MODEL/TAG``.
+
+    Raises:
+        ValueError: If it is not here; the message says how to get it.
+    """
+    if name == "mini":
+        return ClipEncoder.mini()
+    if pathlib.Path(name).is_dir():
+        return ClipEncoder.from_files(name)
+    model, _, tag = name.partition("/")
+    if not tag:
+        raise ValueError(
+            f"encoder must be mini, a folder, or MODEL/TAG such as ViT-L-14-quickgelu/openai; got {name!r}"
+        )
+    return ClipEncoder.pretrained(model, tag)
+
+
+def run(settings: FitSettings) -> pathlib.Path:
+    """Gather the data, fit, measure and write; goes on where an earlier call was stopped.
+
+    Returns:
+        The user model's folder.
+
+    Raises:
+        ValueError: If data, encoder or configuration are at fault.
+    """
+    began, given, out = time.monotonic(), settings.resolved, settings.out
+    encoder = make_encoder(given["encoder"])
+    sources = [open_dataset(**source) for source in given["data"]]
+    data = gather(sources, encoder, given["cache"], splits=settings.splits, progress=True, **given["limits"])
+    weights = str(encoder.identity["weights_sha256"])
+    record: dict[str, Any] = {
+        "data": {"name": given["data_name"], "sources": _described(given["data"], sources), "counts": counts(data)},
+        "encoder": {"name": given["encoder"], "frozen_sha256": weights, "sha256": weights},
+        "configuration": given,
+        "versions": provenance.package_versions(),
+        "git": provenance.git_revision(CONFIG_FOLDER.parent),
+    }
+    key = digest([_without_places(given), record["data"]["counts"], encoder.fingerprint])
+    model = _fitted(data, settings.phases, out, key, record)
+    baseline = _fitted(data, settings.phases.with_types(1), out / ONE_TYPE, key, record) if given["one_type"] else None
+    scores = held_out_scores(model, data)
+    of_one = held_out_scores(baseline, data) if baseline is not None else None
+    model.metadata.update(held_out=scores, held_out_one_type=of_one, seconds=round(time.monotonic() - began, 1))
+    model.save(out)
+    write_card(out, model, scores, of_one)
+    logger.info('wrote %s; read %s/card.md, then: gym.make("PastaT2I-v0", user_model="%s")', out, out, out)
+    return out
+
+
+def counts(data: PreferenceData) -> dict[str, int]:
+    """Count the raters and labels of all splits."""
+    return {
+        "raters": data.n_raters,
+        "pairs": len(data.pair_raters),
+        "rankings": len(data.rankings),
+        "ratings": len(data.ratings),
+        "sessions": len(data.session_raters),
+        "images": len(data.image_embeddings),
+        "prompts": len(data.prompt_embeddings),
+    }
+
+
+def _fitted(
+    data: PreferenceData, config: PhasesConfig, out: pathlib.Path, key: str, record: dict[str, Any]
+) -> UserModel:
+    """Fit and save, or read back what an earlier call of the same key saved."""
+    if (out / "metadata.json").is_file():
+        try:
+            saved = UserModel.load(out)
+        except ValueError:  # a kill between the two files
+            saved = None
+        if saved is not None and saved.metadata.get("key") == key:
+            logger.info("%s is fitted already", out)
+            return saved
+    model = fit_in_phases(data, config, out / PHASES, key=key, progress=True)
+    model.metadata |= {"key": key, "config": dataclasses.asdict(config), **record}
+    model.save(out)
+    return model
+
+
+def _described(given: list[dict[str, Any]], opened: list[PreferenceDataset]) -> list[dict[str, Any]]:
+    """Each dataset's own arguments, and what was read and skipped."""
+    described = []
+    for source, dataset in zip(given, opened, strict=True):
+        described.append({**source, "name": dataset.name, "report": str(dataset.report)})
+    return described
+
+
+def _without_places(given: dict[str, Any]) -> dict[str, Any]:
+    """The configuration less what says where files are put."""
+    return {name: value for name, value in given.items() if name not in ("out", "cache", "one_type")}
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="fit_user_model")
+def main(config: DictConfig) -> str:
+    """Fit one user model."""
+    return str(run(read_settings(config)))
+
+
+if __name__ == "__main__":
+    main()

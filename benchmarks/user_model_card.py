@@ -1,0 +1,165 @@
+"""The card of a user model: what it was fitted on, what it predicts, what it is good for and what not."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from pasta_gym.trajectories.files import write_text
+from pasta_gym.user_model.user_model import UserModel
+
+CARD = "card.md"
+FIGURE = "card.png"
+FEW_RATERS, POOR_CALIBRATION, SMALL_GAIN, ROUGH_SHARE = 30, 0.05, 0.005, 0.02
+
+
+def _most(scores: dict[str, Any]) -> str:
+    """The largest number of labels that there are figures for."""
+    return str(max(int(n) for n in scores if n.isdigit()))
+
+
+def findings(model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> tuple[list[str], list[str]]:
+    """Say what measured figures support and what they do not.
+
+    Args:
+        model: The user model.
+        scores: ``held_out_scores`` of it on test raters.
+        one_type: The same of one type, None if there is none.
+
+    Returns:
+        What it is good for, and what it is not good for; a sentence each.
+    """
+    good, bad, n = [], [], _most(scores)
+    top = scores[n]
+    if top.get("pairs"):
+        accuracy = top["pair_accuracy"]
+        said = f"Pairs of test raters after {n} labels of theirs: {accuracy:.3f} right, a coin 0.5."
+        (good if accuracy > 0.5 + SMALL_GAIN else bad).append(said)
+    if top.get("choices"):
+        gain = top["choice_log_likelihood"] - scores["uniform_choice_log_likelihood"]
+        said = f"Choices of test raters: {gain:+.3f} nats each over a uniform guess."
+        (good if gain > SMALL_GAIN else bad).append(said)
+        if not top.get("choice_ece", 0) <= POOR_CALIBRATION:
+            bad.append(f"Choice probabilities taken at face value: they are off by {top['choice_ece']:.3f} on average.")
+    else:
+        bad.append("Choices: no test rater made any, so nothing is known of the temperature on new people.")
+    for kind in ("pair", "choice"):
+        name = f"{kind}_log_likelihood"
+        if one_type is not None and name in top and name in one_type[n]:
+            gain = top[name] - one_type[n][name]
+            said = f"Differences between people: {gain:+.3f} nats a {kind} over one type for all, after {n} labels."
+            (good if gain > SMALL_GAIN else bad).append(said)
+    if scores["raters"] < FEW_RATERS:
+        bad.append(f"Fine comparisons: only {scores['raters']} test raters stand behind the figures.")
+    rare = int((model.prior < ROUGH_SHARE).sum())
+    if rare:
+        bad.append(f"Studies of rare tastes: {rare} of {model.n_types} types have a share under {ROUGH_SHARE:.0%}.")
+    return good, bad
+
+
+def cautions(metadata: dict[str, Any]) -> list[str]:
+    """Say what follows from the data and not from any figure."""
+    data = metadata.get("data", {})
+    notes = []
+    if any(source.get("kind") == "mini_raters" for source in data.get("sources", [])):
+        notes.append("Statements about people: its raters are synthetic and their tastes were made up.")
+    if not data.get("counts", {}).get("ratings"):
+        notes.append("Absolute utilities: there were no ratings, so only differences of utilities mean something.")
+    encoder = str(metadata.get("encoder", {}).get("sha256"))[:16]
+    notes.append(f"Embeddings of another encoder than {encoder}.")
+    return notes
+
+
+def write_card(folder: pathlib.Path, model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> None:
+    """Write ``card.md`` and ``card.png`` into a user model's folder, each whole or not at all.
+
+    Args:
+        folder: The folder.
+        model: The user model, with its metadata.
+        scores: ``held_out_scores`` of it.
+        one_type: The same of one type, None if there is none.
+    """
+    draw(folder / FIGURE, model, scores, one_type)
+    good, bad = findings(model, scores, one_type)
+    bad += cautions(model.metadata)
+    data, prior = model.metadata.get("data", {}), np.sort(model.prior)[::-1]
+    lines = [
+        f"# User model: {data.get('name', 'unnamed')}, {model.n_types} types",
+        "",
+        f"![Predictions, shares and training]({FIGURE})",
+        "",
+        "## Good for",
+        *([f"- {said}" for said in good] or ["- Nothing that was measured."]),
+        "",
+        "## Not good for",
+        *[f"- {said}" for said in bad],
+        "",
+        "## Figures",
+        "Test raters, after n labels of theirs. The fit never saw them.",
+        "",
+        *_table(scores, one_type),
+        "",
+        f"Shares of the types: {', '.join(f'{p:.3f}' for p in prior)}. "
+        f"Temperature {model.temperature:.3g}"
+        + ("" if model.has_constant_temperature else f", slopes {_numbers(model.slopes)}")
+        + f"; sharpness {model.sharpness:.3g}; tau_s {model.comparison_temperature:.3g}.",
+        "",
+        "## Fitted on",
+        *[f"- {source.get('kind')}: {source.get('name', '')}" for source in data.get("sources", [])],
+        f"- {', '.join(f'{n} {name}' for name, n in data.get('counts', {}).items())}",
+        f"- encoder {model.metadata.get('encoder', {})}",
+        f"- phases {', '.join(sorted(model.metadata.get('phases', {})))}; code {model.metadata.get('git', 'unknown')}",
+        "",
+        "## Use",
+        "```python",
+        f'env = gym.make("PastaT2I-v0", user_model="{folder}")',
+        "```",
+    ]
+    write_text(folder / CARD, "\n".join(lines) + "\n")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:.2f}" for v in values)
+
+
+def _table(scores: dict[str, Any], one_type: dict[str, Any] | None) -> list[str]:
+    names = [f"{kind}_{what}" for kind in ("pair", "choice") for what in ("accuracy", "log_likelihood", "ece")]
+    lines = ["| | " + " | ".join(n.replace("_", " ") for n in names) + " |", "|---|" + "---|" * len(names)]
+    for title, figures in (("types", scores), ("one type", one_type)):
+        for n in (n for n in figures or {} if n.isdigit()):
+            cells = " | ".join(f"{figures[n][m]:.3f}" if m in figures[n] else "-" for m in names)  # type: ignore[index]
+            lines.append(f"| {title}, n = {n} | {cells} |")
+    return lines
+
+
+def draw(path: pathlib.Path, model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> None:
+    """Draw log-likelihoods by number of labels, the types' shares, and the loss by step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 4)
+    for axis, kind in zip(axes, ("pair", "choice"), strict=False):
+        for title, figures in (("types", scores), ("one type", one_type)):
+            points = [
+                (int(n), f[f"{kind}_log_likelihood"])
+                for n, f in (figures or {}).items()
+                if n.isdigit() and f"{kind}_log_likelihood" in f
+            ]
+            axis.plot([n for n, _ in points], [y for _, y in points], marker="o", label=title)
+        axis.set(xlabel="labels seen", title=f"log-likelihood of a {kind}")
+        axis.legend()
+    axes[2].bar(range(model.n_types), np.sort(model.prior)[::-1])
+    axes[2].set(xlabel="type", title="shares")
+    for phase in (1.0, 2.0):
+        rows = [row for row in model.metadata.get("history", []) if row["phase"] == phase]
+        axes[3].plot([row["step"] for row in rows], [row["loss"] for row in rows], label=f"phase {phase:.0f}")
+    axes[3].set(xlabel="step", title="loss of the last batch")
+    axes[3].legend()
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(partial, format="png", dpi=110)
+    partial.replace(path)
