@@ -1,6 +1,7 @@
 """Rater sessions of unknown layout: read in every layout, and what is not certain is asked for."""
 
 import copy
+import itertools
 import tracemalloc
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from pasta_gym.datasets import DatasetError
 from pasta_gym.datasets.pasta_columns import ALIASES, NUMBERED, match_columns, normalised
 from pasta_gym.datasets.pasta_sessions import PastaSessions
 from tests.datasets.formats import picture, write_table
-from tests.datasets.pasta_files import EXPECTED, numbered, read_back, rows_of, write_images, write_rows, zipped
+from tests.datasets.pasta_files import EXPECTED, numbered, pixels, read_back, rows_of, write_images, write_rows, zipped
 
 WITHOUT_EXPANSIONS = [expected | {"prompts": [None, None]} for expected in EXPECTED]
 
@@ -96,6 +97,14 @@ def test_images_may_be_files_that_no_column_names(tmp_path):
     )
     with pytest.raises(DatasetError, match=r"images are missing or broken(.|\n)*images/s0/1_1_4.jpg"):
         list(PastaSessions(tmp_path, image_pattern="images/{session_id}/{turn1}_{column1}_{image1}.jpg").sessions())
+
+
+def test_patterns_may_count_from_one(tmp_path):
+    for s, t, c, m in itertools.product(range(3), range(2), range(4), range(4)):
+        path = tmp_path / f"s{s}-{t + 1}-{c + 1}-{m + 1}.jpg"
+        path.write_bytes(pixels(s, t, c, m))
+    write_rows(tmp_path / "a.csv", without(rows_of("turns", "path"), "images"), "csv")
+    assert read_back(PastaSessions(tmp_path, image_pattern="{session_id}-{turn1}-{column1}-{image1}.jpg")) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -322,6 +331,14 @@ def test_several_tables_shards_simulated_ones_and_others(tmp_path):
     )
     assert len(list(PastaSessions(tmp_path, tables=["human/*"]).sessions())) == 3
     assert len(list(PastaSessions(tmp_path, tables="simulated*").sessions())) == 3
+
+
+def test_simulated_tables_of_the_same_columns_are_kept_apart(tmp_path):
+    for name in ("human", "simulated"):
+        write_rows(tmp_path / f"{name}.parquet", rows_of("turns"), "parquet")
+    dataset = PastaSessions(tmp_path)
+    assert [session.is_simulated for session in dataset.sessions()] == [False] * 3 + [True] * 3
+    assert {"sessions of human.parquet", "sessions of simulated.parquet"} <= set(dataset.report.decisions)
 
 
 def test_a_table_without_sessions_lists_what_is_missing_and_what_is_there(tmp_path):
