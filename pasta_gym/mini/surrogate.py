@@ -19,16 +19,28 @@ from pasta_gym.mini.clip import EMBEDDING_DIM
 
 FloatArray = NDArray[np.float32]
 RANK = 8
-HIDDEN = 512
-_MIN_DEVIATION = 0.01
+MEAN_HIDDEN, SPREAD_HIDDEN = 512, 256
+_MIN_DEVIATION = 0.003
+
+
+def _trunk(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in (dim, hidden):
+        layers += [nn.Linear(width, hidden), nn.SiLU()] + ([nn.Dropout(dropout)] if dropout else [])
+    return nn.Sequential(*layers)
 
 
 class SurrogateNetwork(nn.Module):
     """Prompt embedding to the parameters of a Gaussian over image embeddings, in standardised units.
 
+    Mean and spread have hidden layers of their own. Dropout helps the mean and would spoil the spread: where a
+    network's own noise moves its deviations, the likelihood is best served by deviations that are too large, and the
+    pictures of a fully specified prompt, nearly all alike, would be drawn with three times their deviation.
+
     Args:
         dim: Width of the embeddings.
-        hidden: Width of the two hidden layers.
+        mean_hidden: Width of the mean's two hidden layers.
+        spread_hidden: Width of the spread's.
         rank: Columns of the low-rank factor.
     """
 
@@ -37,24 +49,30 @@ class SurrogateNetwork(nn.Module):
     image_mean: torch.Tensor
     image_scale: torch.Tensor
 
-    def __init__(self, dim: int = EMBEDDING_DIM, hidden: int = HIDDEN, rank: int = RANK) -> None:
+    def __init__(
+        self,
+        dim: int = EMBEDDING_DIM,
+        mean_hidden: int = MEAN_HIDDEN,
+        spread_hidden: int = SPREAD_HIDDEN,
+        rank: int = RANK,
+    ) -> None:
         super().__init__()
         self.dim, self.rank = dim, rank
-        self.trunk = nn.Sequential(
-            nn.Linear(dim, hidden), nn.SiLU(), nn.Dropout(0.05), nn.Linear(hidden, hidden), nn.SiLU(), nn.Dropout(0.05)
-        )
-        self.mean = nn.Linear(hidden, dim)
-        self.deviation = nn.Linear(hidden, dim)
-        self.factor = nn.Linear(hidden, dim * rank)
+        self.mean_trunk = _trunk(dim, mean_hidden, dropout=0.05)
+        self.spread_trunk = _trunk(dim, spread_hidden, dropout=0.0)
+        self.mean = nn.Linear(mean_hidden, dim)
+        self.deviation = nn.Linear(spread_hidden, dim)
+        self.factor = nn.Linear(spread_hidden, dim * rank)
         for name in ("prompt", "image"):
             self.register_buffer(f"{name}_mean", torch.zeros(dim))
             self.register_buffer(f"{name}_scale", torch.ones(dim))
 
     def forward(self, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map prompt embeddings ``(n, d)`` to mean ``(n, d)``, deviations ``(n, d)`` and factor ``(n, d, r)``."""
-        x = self.trunk((prompts - self.prompt_mean) / self.prompt_scale)
-        deviation = nn.functional.softplus(self.deviation(x)) + _MIN_DEVIATION
-        return self.mean(x), deviation, self.factor(x).unflatten(-1, (self.dim, self.rank)) * 0.3
+        x = (prompts - self.prompt_mean) / self.prompt_scale
+        mean, spread = self.mean(self.mean_trunk(x)), self.spread_trunk(x)
+        deviation = nn.functional.softplus(self.deviation(spread)) + _MIN_DEVIATION
+        return mean, deviation, self.factor(spread).unflatten(-1, (self.dim, self.rank)) * 0.3
 
 
 def fitting_losses(

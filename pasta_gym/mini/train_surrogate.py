@@ -14,7 +14,7 @@ from pasta_gym.mini.training_loop import LoopConfig, optimise
 
 BATCH = 128
 MEAN_WEIGHT = 10.0  # brings both losses to the same size
-DEFAULTS = LoopConfig(steps=10_000, learning_rate=1e-3, ema=0.998, seed=606, weight_decay=1e-3, checkpoint_every=1000)
+DEFAULTS = LoopConfig(steps=8000, learning_rate=1e-3, ema=0.998, seed=606, weight_decay=1e-3, checkpoint_every=1000)
 
 
 def painted_prompts(pool_folder: pathlib.Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -174,6 +174,21 @@ def test_the_surrogate_recovers_a_planted_map(tmp_path):
     np.testing.assert_allclose(total, spread, rtol=0.25)
 
 
+def test_prompts_whose_pictures_are_all_alike_get_a_small_spread(tmp_path):
+    rng = np.random.default_rng(1)
+    prompts = rng.normal(size=(4000, 6)).astype(np.float32)
+    spread = np.where(prompts[:, :1] > 0, 1.0, 0.03).astype(np.float32)
+    images = prompts[:, None] + spread[:, None] * rng.normal(size=(4000, 4, 6)).astype(np.float32)
+    config = LoopConfig(steps=800, learning_rate=3e-3, warmup=20, ema=0.98)
+    fitted = surrogate.Surrogate(train_surrogate.train(tmp_path, prompts, images, config))
+    fresh = rng.normal(size=(500, 6)).astype(np.float32)
+    fresh = fresh[np.abs(fresh[:, 0]) > 0.5]
+    _, deviation, factor = fitted.mean_and_spread(fresh)
+    total = np.sqrt((np.square(deviation) + np.square(factor).sum(axis=-1)).mean(axis=-1))
+    assert np.median(total[fresh[:, 0] > 0]) == pytest.approx(1.0, rel=0.2)
+    assert np.median(total[fresh[:, 0] < 0]) < 0.06
+
+
 def test_the_surrogates_spread_ignores_what_the_mean_gets_wrong():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, 4, 5, generator=generator)
