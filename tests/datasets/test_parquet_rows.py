@@ -1,5 +1,7 @@
 """Rows of a Parquet file keep their numbers, whatever the batches."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pasta_gym.datasets import DatasetError
@@ -23,3 +25,11 @@ def test_missing_files_and_columns(tmp_path):
         list(parquet_rows(path, ["a", "c", "d"]))
     with pytest.raises(DatasetError, match=r"none\.parquet: cannot be read as Parquet"):
         column_names(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize("error", [pa.ArrowNotImplementedError("odd"), pa.ArrowKeyError("odd"), MemoryError()])
+def test_whatever_arrow_says_names_the_file(tmp_path, monkeypatch, error):
+    path = write_table(tmp_path / "a.parquet", [{"a": 1}])
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(DatasetError, match=r"a\.parquet: cannot be read as Parquet"):
+        list(parquet_rows(path, ["a"]))
