@@ -124,7 +124,10 @@ class ScorePredictor:
 
 
 def clip_score(data: PreferenceData) -> ScoreFunction:
-    """The cosine of the frozen CLIP embeddings of prompt and image, from the dataset's own tables."""
+    """``(1 + cos) / 2`` of the frozen CLIP embeddings of prompt and image, from the dataset's own tables.
+
+    On the scale of the user model's scores, so that the paper's tie of 0.1 means the same for both.
+    """
 
     def score(prompts: IntArray, images: IntArray) -> FloatArray:
         text = np.asarray(data.prompt_embeddings[prompts], dtype=np.float64)
@@ -132,7 +135,7 @@ def clip_score(data: PreferenceData) -> ScoreFunction:
         products = np.einsum("bd,bmd->bm", text, picture)
         norms = np.linalg.norm(text, axis=-1)[:, None] * np.linalg.norm(picture, axis=-1)
         cosines: FloatArray = products / np.maximum(norms, 1e-12)
-        return cosines
+        return 0.5 * (1.0 + cosines)
 
     return score
 

@@ -137,8 +137,8 @@ def test_a_score_without_types_is_a_model_of_one_type():
     p = np.exp(plain.log_choice_probabilities(plain.utilities(prompts, slates)))
     assert p[0, 0, 0] == pytest.approx(1 / (1 + np.exp(-2.0)))
     # cos of (1, 1) and (0.5, 1), whatever the lengths.
-    cosine = clip_score(data)(prompts, np.array([[5, 0]]))
-    assert cosine == pytest.approx(np.array([[1.5 / np.sqrt(2 * 1.25), 1 / np.sqrt(2)]]))
+    cosines = np.array([[1.5 / np.sqrt(2 * 1.25), 1 / np.sqrt(2)]])
+    assert clip_score(data)(prompts, np.array([[5, 0]])) == pytest.approx((1 + cosines) / 2)
 
 
 def test_temperatures_of_a_score_are_found_again():

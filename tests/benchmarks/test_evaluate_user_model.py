@@ -1,0 +1,116 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import evaluate_user_model as command
+from benchmarks import rater_scores
+from benchmarks.rater_scores import Scored
+from pasta_gym.user_model import fit
+from pasta_gym.user_model.evaluation import Predictions
+from tests.benchmarks.mini_labels import label_small_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    labels = label_small_world(folder)
+    for seed in (0, 1):
+        config = fit.EMConfig(n_types=2, steps=4, trial_steps=2, restarts=1, sorted_steps=2, seed=seed)
+        data = fit.load_preferences(labels)
+        fit.fit_user_model(data, config).save(folder / f"model-{seed}")
+        one = fit.EMConfig(n_types=1, steps=4, trial_steps=2, restarts=1)
+        fit.fit_user_model(data, one).save(folder / f"model-{seed}" / fit.ONE_TYPE)
+    return folder
+
+
+def test_the_command_writes_table_rows_and_figure(world, capsys):
+    n_images = len(rater_scores.load_raters(world / "labels").data.image_embeddings)
+    np.save(world / "own.npy", np.linspace(0, 1, n_images))
+    models = [str(world / f"model-{seed}") for seed in (0, 1)]
+    out = world / "out"
+    given = ["--data", str(world / "labels"), "--draws", "20", "--scores", f"own={world / 'own.npy'}"]
+    command.main(["--model", *models, *given, "--out", str(out)])
+    table = (out / "table.md").read_text()
+    assert table.startswith("| figure | uniform | own | CLIP score | one type | model | ceiling |")
+    assert table.strip() in capsys.readouterr().out
+    assert "Stability over 2 fits" in table
+    (row,) = [line for line in table.splitlines() if line.startswith("| pickapic paper |")]
+    assert row.split("|")[2].strip() == row.split("|")[7].strip() == "-"
+    (row,) = [line for line in table.splitlines() if line.startswith("| choice log likelihood, n = 5 |")]
+    assert "-1.386 [-1.386, -1.386]" in row
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    values = [float(r["value"]) for r in rows if (r["predictor"], r["metric"]) == ("model", "pair_accuracy@20")]
+    assert len(values) == 2 * 4  # two models, four held-out raters
+    (row,) = [line for line in table.splitlines() if line.startswith("| pair accuracy, n = 20 |")]
+    assert f"{np.mean(values):.3f} [" in row.split("|")[6]
+    assert len(json.loads((out / "recovery.json").read_text())) == 2
+    assert (out / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_scores_must_be_of_all_images(world):
+    np.save(world / "short.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"must hold one score for each of \d+ images, got \(3,\)"):
+        command.main(
+            ["--model", str(world / "model-0"), "--data", str(world / "labels"), "--scores", f"a={world / 'short.npy'}"]
+        )
+
+
+def test_lists_are_longer_rankings_of_the_same_raters(world):
+    raters = rater_scores.load_raters(world / "labels")
+    assert raters.lists.rankings.shape[1] == rater_scores.HPS_LIST
+    assert np.array_equal(raters.lists.image_embeddings, raters.data.image_embeddings)
+    assert np.array_equal(raters.lists.ranking_raters, raters.data.ranking_raters)
+
+
+def predictions(p, y):
+    p, y = np.atleast_2d(p), np.atleast_2d(y)
+    return Predictions(p, y, np.stack([p, 1 - p], axis=-1), (y != 1).astype(int))
+
+
+def test_calibration_of_some_raters():
+    made = predictions([[0.9, 0.9], [0.2, 0.2]], [[1.0, 1.0], [1.0, 0.5]])
+    # All: .9 came true twice (gap .1), .2 once of once (gap .8), the tie is left out.
+    assert rater_scores.ece(made, "pair") == pytest.approx((2 * 0.1 + 0.8) / 3)
+    assert rater_scores.ece(made, "pair", np.array([0, 0])) == pytest.approx(0.1)
+    # Columns: .9 hit, .1 not; a gap of .1 everywhere.
+    assert rater_scores.ece(made, "choice", np.array([0])) == pytest.approx(0.1)
+
+
+def test_the_share_of_the_way_by_hand():
+    def scored(value):
+        rows = {f"{m}@{n}": np.full(5, value) for m in ("pair_accuracy", "choice_log_likelihood") for n in (5, 20, 50)}
+        return [Scored(rows, {})]
+
+    ways = command.shares_of_the_way(
+        {"uniform": scored(0.2), "one type": scored(0.5), "model": scored(0.65), "ceiling": scored(0.7)}
+    )
+    assert ways["pair_accuracy@20"].estimate == pytest.approx(0.75)  # from one type
+    assert ways["choice_log_likelihood@50"].estimate == pytest.approx(0.9)  # from uniform
+    assert command.shares_of_the_way({"uniform": scored(0.2), "model": scored(0.65)}) == {}
+    level = {"uniform": scored(0.2), "one type": scored(0.7), "model": scored(0.65), "ceiling": scored(0.7)}
+    assert set(command.shares_of_the_way(level)) == {f"choice_log_likelihood@{n}" for n in (5, 20, 50)}
+
+
+def test_metrics_are_over_raters_that_all_have():
+    one, two = Scored({"m": np.array([1.0, np.nan, 3.0])}, {}), Scored({"m": np.array([1.0, 2.0, np.nan])}, {})
+    found = command.matrices({"a": [one], "b": [two], "c": [Scored({}, {})]}, "m")
+    assert {name: m.tolist() for name, m in found.items()} == {"a": [[1.0]], "b": [[1.0]]}
+    with pytest.raises(ValueError, match="equal numbers of raters"):
+        command.matrices({"a": [one], "b": [Scored({"m": np.ones(2)}, {})]}, "m")
+
+
+def test_a_file_is_put_in_place_whole_or_not_at_all(tmp_path):
+    def half(partial):
+        partial.write_text("half")
+        raise OSError("the disk is full")
+
+    target = tmp_path / "new" / "file.txt"
+    with pytest.raises(OSError, match="full"):
+        command.write_atomically(target, half)
+    assert list(target.parent.iterdir()) == []
+    command.write_atomically(target, lambda partial: partial.write_text("whole"))
+    assert target.read_text() == "whole"
