@@ -22,7 +22,7 @@ class TableTextEncoder:
     """A text encoder that looks embeddings up in a table ``(n_prompts, d)``.
 
     Rows are filled in batches on first use; memory that no prompt has touched costs nothing. With a cache
-    file, the filled rows are written whenever their number has doubled, and read when the next process
+    file, the filled rows are written whenever their number has grown by a quarter, and read when the next process
     starts. The file is replaced in one piece, so processes may share it.
 
     Args:
@@ -71,7 +71,7 @@ class TableTextEncoder:
             missing = np.unique(ids[~filled])
             self._table[missing] = self.encode_texts(self.prompt_book.texts(missing))
             self._is_filled[missing] = True
-            if self.cache_file is not None and self.n_filled >= max(2 * self._n_saved, _FIRST_SAVE):
+            if self.cache_file is not None and self.n_filled >= max(1.25 * self._n_saved, _FIRST_SAVE):
                 self.save()
         return self._table[ids]
 

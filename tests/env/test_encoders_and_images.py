@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pasta_gym.encoders import InternedTextEncoder, TableTextEncoder
+from pasta_gym.encoders import table as table_module
 from pasta_gym.images import DiffusionImages, SurrogateImages
 from pasta_gym.seeding import mix, normals
 from pasta_gym.types import ImageGenerator, TextEncoder
@@ -37,6 +38,17 @@ def test_filling_embeds_what_is_missing_once_and_saves(tmp_path):
     assert again.n_filled == 50
     np.testing.assert_array_equal(again.embed(np.arange(50)), np.arange(50)[:, None] * np.array([1, 2, 3]))
     assert model.n_texts == 50
+
+
+def test_a_quarter_more_rows_are_written_without_being_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_module, "_FIRST_SAVE", 8)
+    file = tmp_path / "kept.npz"
+    encoder = table(Counted(), file)
+    kept = []
+    for n in (7, 8, 9, 10):
+        encoder.embed(np.arange(n))
+        kept.append(table(Counted(), file).n_filled)
+    assert kept == [0, 8, 8, 10]
 
 
 @pytest.mark.parametrize("make", [table, lambda model: InternedTextEncoder(TinyBook(), model, 3)])
