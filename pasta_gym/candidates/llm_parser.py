@@ -1,0 +1,272 @@
+"""Reads the candidates out of whatever a language model answered. Pure, and never an exception for any text.
+
+Models write the same lists in many ways: with numbers, bold titles, "Category 1:", fences, JSON, talk before and after.
+So an answer is read in several ways, and the reading that fills most of the wanted grid counts; where nothing
+tells titles from prompts, a list is taken in the order that was asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines
+from pasta_gym.candidates.llm_words import count_words, cut_at_clause
+
+MAX_CHARACTERS = 100_000
+"""What follows is not read: some two hundred times a good answer's length is a model that does not stop."""
+
+_MAX_TITLE_WORDS = 8
+_MAX_ITEMS = 2000
+_MAX_DEPTH = 6
+_TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
+_PROMPT_KEYS = ("prompt", "text", "candidate", "new_prompt", "description", "content")
+
+# A reading before cleaning: titles and items as they were written.
+_Reading: TypeAlias = list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A title and the prompts under it, clean and within the budget."""
+
+    title: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What an answer holds.
+
+    Attributes:
+        categories: In the answer's order, none of them empty; as many and as long as the model made them.
+        problems: What had to be left out or mended, for the log.
+    """
+
+    categories: tuple[Category, ...]
+    problems: tuple[str, ...] = ()
+
+
+def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, is_truncated: bool = False) -> Parsed:
+    """Read an answer.
+
+    A prompt over the budget is cut where a clause ends if at least half of the budget is left, and dropped
+    otherwise: cut in the middle of a phrase it would say something else.
+
+    Args:
+        text: The answer, any text at all.
+        n_categories: How many categories were asked for.
+        n_per_category: How many prompts in each.
+        max_words: Most words of a prompt.
+        is_truncated: Whether the answer stops in the middle; its last prompt is then dropped.
+    """
+    text = text[:MAX_CHARACTERS]
+    lines = read_lines(text)
+    readings = [_json(text), _table(lines), *_line_readings(lines, n_per_category)]
+    reading = max(readings, key=lambda r: _filled(r, n_categories, n_per_category), default=[])
+    if n_categories > 1 and sum(bool(items) for _, items in reading) < 2:
+        reading = max(
+            [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
+            key=lambda r: _filled(r, n_categories, n_per_category),
+        )
+    if is_truncated and reading and reading[-1][1]:
+        reading = [*reading[:-1], (reading[-1][0], reading[-1][1][:-1])]
+    return _cleaned(reading, max_words)
+
+
+def _filled(reading: _Reading, n_categories: int, n_per_category: int) -> int:
+    """How many places of the grid a reading fills."""
+    counts = sorted((min(len(items), n_per_category) for _, items in reading), reverse=True)
+    return sum(counts[:n_categories])
+
+
+def _cleaned(reading: _Reading, max_words: int) -> Parsed:
+    categories: list[Category] = []
+    problems: list[str] = []
+    for title, items in reading:
+        prompts: list[str] = []
+        for item in items:
+            prompt: str | None = clean_prompt(item)
+            if not prompt:
+                problems.append(f"no prompt in {item[:60]!r}")
+                continue
+            words = count_words(prompt)
+            if words > max_words:
+                cut = cut_at_clause(prompt, max_words)
+                prompt = clean_prompt(cut) if cut else None
+                problems.append(f"{'cut' if prompt else 'dropped'} a prompt of {words} words, {max_words} are allowed")
+            if prompt:
+                prompts.append(prompt)
+        if prompts:
+            categories.append(Category(clean_title(title), tuple(prompts)))
+    if not categories:
+        problems.append("no list of prompts in the answer")
+    return Parsed(tuple(categories), tuple(problems))
+
+
+# Readings of lines
+
+
+def _line_readings(lines: Sequence[Line], n_per_category: int) -> list[_Reading]:
+    """Every way in which lines may be told apart into titles and prompts."""
+    marked = [line for line in lines if line.kind]
+    bold_is_title = any(not line.is_bold for line in marked if line.kind != "hash")
+    by_cues = {
+        i
+        for i, line in enumerate(lines)
+        if line.is_named_category
+        or line.ends_like_title
+        or (bold_is_title and line.is_bold)
+        or (i + 1 < len(lines) and _introduces(line, lines[i + 1]))
+    }
+    readings = [_grouped(lines, by_cues)]
+    for shape in dict.fromkeys(line.shape for line in marked):
+        is_title = [line.shape == shape for line in marked]
+        in_a_row = any(a and b for a, b in itertools.pairwise(is_title))
+        if not in_a_row and not is_title[-1]:
+            readings.append(_grouped(lines, {i for i, line in enumerate(lines) if line.shape == shape}))
+    if not marked:
+        readings.append(_paragraphs(lines, n_per_category))
+    return readings
+
+
+def _introduces(line: Line, after: Line) -> bool:
+    """Whether a line without a mark stands like a title over the list that follows."""
+    return (
+        not line.kind
+        and bool(after.kind)
+        and len(line.text.split()) <= _MAX_TITLE_WORDS
+        and not line.text.endswith((".", "!", "?"))
+    )
+
+
+def _grouped(lines: Sequence[Line], titles: Collection[int]) -> _Reading:
+    """Put items under the titles before them, which are given by their places among the lines.
+
+    Lines without a mark go on with the item before if they are indented.
+    """
+    reading: _Reading = [("", [])]
+    last: Line | None = None
+    for i, line in enumerate(lines):
+        if i in titles:
+            reading.append((line.text, []))
+            last = None
+        elif line.kind and line.kind != "hash":
+            reading[-1][1].append(line.text)
+            last = line
+        elif last is not None and line.indent > last.indent and not line.after_gap:
+            reading[-1][1][-1] += f" {line.text}"
+        else:
+            last = None
+    return [(title, items) for title, items in reading if items]
+
+
+def _paragraphs(lines: Sequence[Line], n_per_category: int) -> _Reading:
+    """Read paragraphs of bare lines, each a category; shorter ones are talk."""
+    paragraphs: list[list[Line]] = []
+    for line in (line for line in lines if not line.text.startswith("|")):
+        if line.after_gap or not paragraphs:
+            paragraphs.append([])
+        paragraphs[-1].append(line)
+    reading: _Reading = []
+    for paragraph in paragraphs:
+        texts = [line.text for line in paragraph]
+        if len(texts) > n_per_category or paragraph[0].ends_like_title:
+            reading.append((texts[0], texts[1:]))
+        elif len(texts) == n_per_category > 1:
+            reading.append(("", texts))
+    return [(title, items) for title, items in reading if items]
+
+
+def _table(lines: Sequence[Line]) -> _Reading:
+    """Read the rows of a Markdown table: the longest cell is the prompt, the first other one in words its title."""
+    reading: _Reading = []
+    for line in lines:
+        cells = [cell.strip() for cell in line.text.strip("|").split("|")]
+        if not line.text.startswith("|") or len(cells) < 2:
+            continue
+        if all(set(cell) <= set("-: ") for cell in cells):
+            reading = []  # what stands above this rule are the names of the columns
+            continue
+        prompt = max(cells, key=len)
+        title = next((cell for cell in cells if cell != prompt and any(map(str.isalpha, cell))), "")
+        if not reading or reading[-1][0] != title:
+            reading.append((title, []))
+        reading[-1][1].append(prompt)
+    return reading
+
+
+def _ungrouped(reading: _Reading, lines: Sequence[Line], n_categories: int, n_per_category: int) -> _Reading:
+    """Share a list without titles out in its order, or one whose titles look just like its prompts."""
+    marked = [line.text for line in lines if line.kind and line.kind != "hash"]
+    block = n_per_category + 1
+    if len(marked) == n_categories * block and n_per_category > 1:
+        return [(marked[i], marked[i + 1 : i + block]) for i in range(0, len(marked), block)]
+    items = reading[0][1] if reading else []
+    starts = range(0, min(len(items), n_categories * n_per_category), n_per_category)
+    return [("", items[i : i + n_per_category]) for i in starts]
+
+
+# JSON
+
+
+def _json(text: str) -> _Reading:
+    """Read the first JSON value of an answer that holds prompts, wherever it stands."""
+    decoder = json.JSONDecoder()
+    start = -1
+    for _ in range(20):
+        start = min((i for i in (text.find("{", start + 1), text.find("[", start + 1)) if i >= 0), default=-1)
+        if start < 0:
+            return []
+        try:
+            value, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        reading = _from_json(value)
+        if reading:
+            return reading
+    return []
+
+
+def _from_json(value: Any) -> _Reading:
+    reading: _Reading = []
+    flat = list(_walk("", value, reading, 0))
+    return reading + ([("", flat)] if flat else [])
+
+
+def _walk(title: str, value: Any, reading: _Reading, depth: int) -> Iterable[str]:
+    """Gather lists of prompts into the reading; yield the prompts that belong to the caller's list."""
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value[:_MAX_ITEMS]:
+            if isinstance(item, list):
+                nested = list(_walk(title, item, reading, depth + 1))
+                if nested:
+                    reading.append((title, nested))
+            else:
+                yield from _walk(title, item, reading, depth + 1)
+    elif isinstance(value, dict):
+        yield from _walk_object(title, value, reading, depth)
+
+
+def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: int) -> Iterable[str]:
+    lists = {key: item for key, item in value.items() if isinstance(item, list | dict)}
+    named = next((value[key] for key in _TITLE_KEYS if isinstance(value.get(key), str)), None)
+    if not lists:
+        said = next((value[key] for key in _PROMPT_KEYS if isinstance(value.get(key), str)), None)
+        if said is not None:
+            yield said
+        elif named is None:
+            yield from (item for item in value.values() if isinstance(item, str))
+        return
+    for key, item in lists.items():
+        inner = named or (title if key in {"prompts", "candidates", "categories", "items"} else key)
+        prompts = list(_walk(inner, item, reading, depth + 1))
+        if prompts:
+            reading.append((inner, prompts))
