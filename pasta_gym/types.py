@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -43,6 +44,9 @@ class History:
         turns: ``(B,)`` slates seen so far, 0..H.
         keys: ``(B,)`` random keys of whatever is proposed next.
         horizon: H, the number of turns in an episode.
+        pixels: The pictures that a conversation's user saw, by row and turn: ``(M, height, width, 3)`` uint8 of the
+            initial prompt at turn 0, ``(L, M, height, width, 3)`` of a slate. None, or returning None, where only
+            embeddings exist; kept for generators with a true attribute ``wants_pixels`` alone.
     """
 
     initial_prompts: IntArray
@@ -52,6 +56,7 @@ class History:
     turns: IntArray
     keys: UInt64Array
     horizon: int
+    pixels: Callable[[int, int], ImageArray | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ The single and the vector environment are thin shells around this, so they canno
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from pasta_gym.envs.assembly import Parts
@@ -67,6 +69,9 @@ class Conversations:
         self.prompt_features: FloatArray | None = None  # (B, K, d), its width is the user model's
         self.initial_pixels: dict[int, ImageArray] = {}  # by row, (M, h, w, 3)
         self.slate_pixels: dict[int, ImageArray] = {}  # by row, of the last slate, (L, M, h, w, 3)
+        # All of an episode's pictures are many megabytes: they are kept for generators that look at them alone.
+        self.keeps_pixels = bool(getattr(parts.candidates, "wants_pixels", False))
+        self.past_pixels: dict[int, list[ImageArray]] = {}  # by row, of every slate so far
 
     def begin(
         self,
@@ -107,6 +112,7 @@ class Conversations:
         for row in rows.tolist() if self.initial_pixels or self.slate_pixels or images.pixels is not None else ():
             self.initial_pixels.pop(row, None)
             self.slate_pixels.pop(row, None)
+            self.past_pixels.pop(row, None)
         if images.pixels is not None:
             self.initial_pixels.update(zip(rows.tolist(), images.pixels, strict=True))
         self._propose(rows)
@@ -155,6 +161,9 @@ class Conversations:
         if images.pixels is not None:
             pixels = images.pixels.reshape(*slates.shape, *images.pixels.shape[1:])
             self.slate_pixels.update(zip(rows.tolist(), pixels, strict=True))
+            if self.keeps_pixels:
+                for row, shown in zip(rows.tolist(), pixels, strict=True):
+                    self.past_pixels.setdefault(row, []).append(shown)
         self._propose(rows)
         rewards = REWARD_SCALE * np.asarray(utilities, dtype=np.float64)[picked, choices]
         paid: FloatArray = np.where((turns == config.horizon) | (config.reward == "dense"), rewards, 0.0)
@@ -213,6 +222,14 @@ class Conversations:
         """The same rows, as a slice if they are all: reading then copies nothing."""
         return slice(None) if len(rows) == self.n else rows
 
+    def _pixels_seen(self, rows: IntArray, row: int, turn: int) -> ImageArray | None:
+        """The pictures of one turn of the conversation ``rows[row]``, the initial prompt's at turn 0."""
+        conversation = int(rows[row])
+        if turn == 0:
+            return self.initial_pixels.get(conversation)
+        past = self.past_pixels.get(conversation, [])
+        return past[turn - 1] if turn <= len(past) else None
+
     def _propose(self, rows: IntArray) -> None:
         parts, at = self.parts, self._index(rows)
         chosen, turns = self.chosen_prompts[at], self.turns[at]
@@ -224,6 +241,7 @@ class Conversations:
             turns=turns,
             keys=mix(self.episode_keys[at], turns, parts.world.prompt_book.keys(chosen), CANDIDATES),
             horizon=parts.config.horizon,
+            pixels=functools.partial(self._pixels_seen, rows) if self.keeps_pixels else None,
         )
         ids, categories = parts.candidates.propose(history)
         expected = (len(rows), parts.config.n_candidates)
