@@ -137,6 +137,11 @@ class IQLNetwork(nn.Module):
             state_dim, context_dim, width=config.width, n_layers=config.n_layers, generator=generator
         )
 
+    def forward(self, histories: Histories, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of prompts ``(B, n)`` and of histories ``(B,)``, which are encoded once for both."""
+        state, context = self.encoder(histories)
+        return self.prompt_value(state, context, self.encoder.prompts(prompts)), self.history_value(state, context)
+
     def f(self, histories: Histories, prompts: Tensor) -> Tensor:
         """Values of prompts ``(B, n, d)``: ``(B, n)``."""
         state, context = self.encoder(histories)
@@ -217,7 +222,7 @@ class IQLAgent:
         targets = bootstrapped_target(
             config.reward_scale * logged.rewards[episodes, turns], next_values, turns + 1 == logged.horizon
         )
-        prompt_values, values = network.f(histories, prompts), network.v(histories)
+        prompt_values, values = network(histories, prompts)
         loss = iql_loss(
             prompt_values, target_prompt_values, values, targets, expectile=config.expectile, form=config.loss
         )
