@@ -1,0 +1,65 @@
+"""Writes the same grid of prompts as language models do: twenty-odd layouts."""
+
+import json
+
+ASKED = "asked for"
+
+
+def _lists(title, item, between="\n"):
+    def write(grid):
+        return between.join(
+            "\n".join([title(k, name), *(item(j, prompt) for j, prompt in enumerate(prompts))])
+            for k, (name, prompts) in enumerate(grid)
+        )
+
+    return write
+
+
+def _fenced(write, language=""):
+    return lambda grid: f"```{language}\n{write(grid)}\n```"
+
+
+def _as_object(grid):
+    return json.dumps(dict(grid), indent=2, ensure_ascii=False)
+
+
+def _as_records(grid):
+    return json.dumps([{"category": t, "prompts": [{"prompt": p} for p in ps]} for t, ps in grid])
+
+
+LAYOUTS = {
+    ASKED: _lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}"),
+    "angle titles": _lists(lambda k, t: f"* <{t}>", lambda j, p: f"- {p}"),
+    "numbers": _lists(lambda k, t: f"{k + 1}. {t}", lambda j, p: f"   {j + 1}. {p}"),
+    "numbered twice": _lists(lambda k, t: f"{k + 1}. {t}", lambda j, p: f"1.{j + 1} {p}"),
+    "bold": _lists(lambda k, t: f"**{t}**", lambda j, p: f"{j + 1}. {p}", "\n\n"),
+    "bold in a bullet": _lists(lambda k, t: f"* **{t}:**", lambda j, p: f"* {p}"),
+    "bold number": _lists(lambda k, t: f"**{k + 1}. {t}**", lambda j, p: f"* {p}", "\n\n"),
+    "headings": _lists(lambda k, t: f"### Category {k + 1}: {t}", lambda j, p: f'- **Prompt {j + 1}:** "{p}"', "\n\n"),
+    "category prefix": _lists(lambda k, t: f"Category {k + 1}: {t}", lambda j, p: f"{'abcde'[j]}) {p}"),
+    "German prefix": _lists(lambda k, t: f"Kategorie {k + 1} - {t}", lambda j, p: f"• {p}"),
+    "bare titles": _lists(lambda k, t: t, lambda j, p: f"- {p}", "\n\n"),
+    "paragraphs": _lists(lambda k, t: f"{t}:", lambda j, p: p, "\n\n"),
+    "same bullet": _lists(lambda k, t: f"- {t}", lambda j, p: f"- {p}"),
+    "nested bullets": _lists(lambda k, t: f"- {t}", lambda j, p: f"  - {p}"),
+    "glued": _lists(lambda k, t: f"* {t}", lambda j, p: f"-{p}"),
+    "labels": _lists(lambda k, t: f"* {t}", lambda j, p: f"- new_prompt_candidate_{j + 1}: {p}"),
+    "word notes": _lists(lambda k, t: f"* {t}", lambda j, p: f"- “{p}” (12 words)"),
+    "bold items": _lists(lambda k, t: f"## {t}", lambda j, p: f"- **{p}**"),
+    "fence": _fenced(_lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}")),
+    "thoughts": lambda grid: "<think>\n* no\n- not this\n</think>\n" + LAYOUTS[ASKED](grid),
+    "talk": lambda grid: f"Sure! Here are your prompts:\n\n{LAYOUTS[ASKED](grid)}\n\nShall I write more of them?",
+    "list before": lambda grid: f"What I see:\n- dusk wins\n- no people\n\n{LAYOUTS[ASKED](grid)}",
+    "carriage returns": lambda grid: LAYOUTS[ASKED](grid).replace("\n", "\r\n"),
+    "flat": lambda grid: "\n".join(f"{i + 1}. {p}" for i, p in enumerate(p for _, ps in grid for p in ps)),
+    "object": _as_object,
+    "fenced object": _fenced(_as_object, "json"),
+    "object cut short": lambda grid: _as_object(grid)[:-4],
+    "records": _as_records,
+    "lists of lists": lambda grid: "Here: " + json.dumps([ps for _, ps in grid]),
+    "wrapped object": lambda grid: json.dumps({"categories": [{"title": t, "prompts": ps} for t, ps in grid]}),
+    "table": lambda grid: (
+        "| Category | Prompt |\n|---|---|\n" + "\n".join(f"| {t} | {p} |" for t, ps in grid for p in ps)
+    ),
+}
+WITHOUT_TITLES = {"flat", "lists of lists"}

@@ -1,0 +1,190 @@
+import base64
+import contextlib
+import importlib.util
+import io
+import pathlib
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pasta_gym.candidates.llm_chat import ChatModelError, ChatReply, ChatRequest, Message, Sampling
+from pasta_gym.candidates.llm_openai import OpenAIChat, OpenAIConfig, RateLimiter, retry_after_seconds
+
+openai = pytest.importorskip("openai")
+_spec = importlib.util.spec_from_file_location("server", pathlib.Path(__file__).with_name("server.py"))
+server = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(server)
+answer, completion, serving, stream = server.answer, server.completion, server.serving, server.stream
+
+OK = answer(completion("* Light\n- a fox"))
+REPLY = ChatReply("* Light\n- a fox")
+
+
+def ask(url, n=1, *, waits=None, **options):
+    waits = [] if waits is None else waits
+    options = {"timeout": 5.0, "n_retries": 2} | options
+    chat = OpenAIChat("tiny", base_url=url, api_key="secret", config=OpenAIConfig(**options), sleep=waits.append)
+    requests = [ChatRequest((Message("user", (f"number {i}",)),), seed=(i + 1) << 32) for i in range(n)]
+    with contextlib.closing(chat):
+        return chat.complete(requests, Sampling(top_p=0.8, temperature=0.7, max_new_tokens=50))
+
+
+def test_a_request_holds_what_was_asked():
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    messages = (
+        Message("user", ("see", picture, "now")),
+        Message("assistant", ("- a",)),
+        Message("user", ("more",)),
+    )
+    with serving(OK) as (record, url):
+        config = OpenAIConfig(extra_body={"top_k": 7}, length_field="max_completion_tokens")
+        chat = OpenAIChat("tiny", base_url=url, api_key="secret", config=config)
+        with contextlib.closing(chat):
+            assert chat.complete([ChatRequest(messages, 5 << 32)], Sampling(max_new_tokens=50)) == [REPLY]
+    ((path, headers, body),) = record.requests
+    assert path == "/v1/chat/completions"
+    assert {k.lower(): v for k, v in headers.items()}["authorization"] == "Bearer secret"
+    told = {k: v for k, v in body.items() if k != "messages"}
+    assert told == {"model": "tiny", "top_p": 0.8, "temperature": 1.0, "max_completion_tokens": 50, "stream": False,
+                    "seed": 5, "top_k": 7}  # fmt: skip
+    first, second, third = body["messages"]
+    assert [part["type"] for part in first["content"]] == ["text", "image_url", "text"]
+    png = base64.b64decode(first["content"][1]["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(io.BytesIO(png))), picture)
+    assert (second, third) == ({"role": "assistant", "content": "- a"}, {"role": "user", "content": "more"})
+    assert "secret" not in str(chat.identity)
+    assert chat.identity["server"] == f"{url}/"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        answer({"error": {"message": "busy"}}, 429),
+        answer({"error": {"message": "oops"}}, 500),
+        answer(b"<html>bad gateway</html>", 502),
+        answer(b'{"choices": [{"mess'),
+        answer({"choices": []}),
+        answer(b"[]"),
+        answer(b'{"choices"', headers={"Content-Length": "100"}),
+        answer(completion("late"), delay=1.0),
+        answer(completion("drop by drop"), drip=0.1),
+    ],
+    ids=["429", "500", "502", "broken JSON", "no choice", "a list", "cut body", "silence", "slow body"],
+)
+def test_what_may_pass_is_tried_again(trouble):
+    waits = []
+    with serving(trouble, OK) as (record, url):
+        begin = time.monotonic()
+        assert ask(url, waits=waits, timeout=0.4) == [REPLY]
+        assert time.monotonic() - begin < 4
+    assert len(record.requests) == 2
+    assert len(waits) == 1
+    assert 0.5 <= waits[0] <= 1
+
+
+def test_waits_double_and_keep_their_jitter():
+    waits, again = [], []
+    with serving(answer({}, 503)) as (record, url):
+        (reply,) = ask(url, waits=waits, n_retries=4, max_wait=3.0)
+        ask(url, waits=again, n_retries=4, max_wait=3.0)
+    assert reply.text == ""
+    assert "503" in reply.error
+    assert "5 attempts" in reply.error
+    assert len(record.requests) == 10
+    assert waits == again
+    for wait, longest in zip(waits, (1, 2, 3, 3), strict=True):
+        assert longest / 2 <= wait <= longest
+
+
+def test_retry_after_counts_up_to_the_longest_wait():
+    for told, least, most in (("7", 7, 7.7), ("900", 60, 60)):
+        waits = []
+        with serving(answer({}, 429, {"Retry-After": told}), OK) as (_, url):
+            assert ask(url, waits=waits) == [REPLY]
+        assert least <= waits[0] <= most
+    assert retry_after_seconds({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert retry_after_seconds({"retry-after": "soon"}) is None
+    assert retry_after_seconds({"retry-after": "nan"}) is None
+    assert retry_after_seconds({}) is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+def test_what_will_not_pass_is_raised_at_once(status):
+    with serving(answer({"error": {"message": "no such thing"}}, status)) as (record, url):
+        with pytest.raises(ChatModelError, match=rf"answered {status}.*check the model 'tiny'"):
+            ask(url)
+        assert len(record.requests) == 1
+
+
+def test_a_server_that_is_not_there_is_raised_after_the_retries():
+    with serving(OK) as (_, url):
+        pass
+    waits = []
+    with pytest.raises(ChatModelError, match=r"no connection to .* \(3 attempts\); is the server running\?"):
+        ask(url, waits=waits)
+    assert len(waits) == 2
+
+
+def test_streams_are_put_together_and_broken_ones_asked_again():
+    whole = answer(stream("* Light\n", "- a fox"), headers={"Content-Type": "text/event-stream"})
+    for broken in (
+        answer(stream("* Li", finish=None)),
+        answer(b"data: {nonsense\n\n"),
+        answer(stream("x" * 40), drip=0.05),
+    ):
+        with serving(broken, whole) as (record, url):
+            assert ask(url, stream=True, timeout=0.4) == [REPLY]
+        assert [body["stream"] for _, _, body in record.requests] == [True, True]
+    with serving(answer(stream("- a", finish="length"))) as (_, url):
+        assert ask(url, stream=True) == [ChatReply("- a", is_truncated=True)]
+
+
+def test_odd_contents():
+    for content, text in ((None, ""), ([{"type": "text", "text": "- a"}, {"type": "image"}], "- a"), ("", "")):
+        with serving(answer(completion(content, "length"))) as (_, url):
+            assert ask(url) == [ChatReply(text, is_truncated=True)]
+
+
+def test_several_requests_go_at_once_and_come_back_in_order():
+    script = [answer(completion("same"), delay=0.1)]
+    with serving(*script) as (record, url):
+        assert [r.text for r in ask(url, 6, concurrency=3)] == ["same"] * 6
+    assert 2 <= record.most_at_once <= 3
+    assert sorted(body["seed"] for _, _, body in record.requests) == [1, 2, 3, 4, 5, 6]
+    with serving(OK) as (_, url):
+        assert ask(url, 0) == []
+
+
+def test_the_rate_limit_spaces_calls():
+    now, waits = [100.0], []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        now[0] += seconds
+
+    limiter = RateLimiter(30, clock=lambda: now[0], sleep=sleep)
+    limiter.wait()
+    limiter.wait()
+    now[0] += 5
+    limiter.wait()
+    limiter.wait()
+    assert waits == [2.0, 2.0]
+    with serving(OK) as (_, url):
+        waits.clear()
+        ask(url, 3, waits=waits, requests_per_minute=60, concurrency=1)
+    assert len(waits) == 2
+    assert 0 < waits[0] <= 1 < waits[1] <= 2
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"timeout": 0}, {"n_retries": -1}, {"requests_per_minute": 0}])
+def test_bad_numbers(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        OpenAIConfig(**options)
+
+
+def test_a_missing_key_says_what_to_do(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+        OpenAIChat("tiny", base_url="http://localhost:1/v1")

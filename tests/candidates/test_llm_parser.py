@@ -1,0 +1,271 @@
+import importlib.util
+import pathlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pasta_gym.candidates.llm_fallback import completed
+from pasta_gym.candidates.llm_grid import Grid, sameness
+from pasta_gym.candidates.llm_lines import clean_prompt, clean_title
+from pasta_gym.candidates.llm_parser import Category, Parsed, parse
+from pasta_gym.candidates.llm_prompt import ConversationText
+from pasta_gym.candidates.llm_words import CHARACTERS_PER_WORD, count_words, cut_at_clause, cut_words
+from pasta_gym.prompt_books import normalise
+
+_spec = importlib.util.spec_from_file_location("answers", pathlib.Path(__file__).with_name("answers.py"))
+answers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(answers)
+
+TITLES = ("Warm light", "Places", "Styles", "Framing", "Rephrased")
+GRID = [
+    (title, [f"a fox {where} {how}" for how in ("at noon", "in fog", "by night", "seen low", "up close")])
+    for title, where in zip(TITLES, ("glowing", "abroad", "in ink", "centred", "anew"), strict=True)
+]
+
+
+def as_grid(parsed):
+    return [(c.title, list(c.prompts)) for c in parsed.categories]
+
+
+# What models really write
+
+
+@pytest.mark.parametrize("layout", answers.LAYOUTS)
+def test_every_layout_is_read_word_for_word(layout):
+    grid = Grid.empty(5, 5).filled(parse(answers.LAYOUTS[layout](GRID), 5, 5, 20))
+    assert [list(row) for row in grid.prompts] == [prompts for _, prompts in GRID]
+    if layout not in answers.WITHOUT_TITLES:
+        assert grid.titles == TITLES
+
+
+@pytest.mark.parametrize(
+    ("written", "prompt"),
+    [
+        ('"a fox, in fog",', "a fox, in fog"),
+        ("**Golden hour:** a fox at dawn", "a fox at dawn"),
+        ("**A fox** at dawn", "A fox at dawn"),
+        ("1. **Prompt 2:** “a fox”", "a fox"),
+        ("*a fox*", "a fox"),
+        ("a fox (~11 words)", "a fox"),
+        ("ein Fuchs im Nebel, «Öl auf Leinwand»", "ein Fuchs im Nebel, «Öl auf Leinwand»"),
+        ("a ** fox", "a fox"),
+        ("雾中的狐狸", "雾中的狐狸"),
+        ("a 35mm photo, f/1.4, 16:9", "a 35mm photo, f/1.4, 16:9"),
+        ("a fox\u202e\u200b\x00 here<|im_end|>", "a fox here"),
+        ("a [INST] fox </s>", "a fox"),
+        ("12345 !!", ""),
+        ("<new_prompt_candidate_1>", ""),
+        ("...", ""),
+    ],
+)
+def test_an_item_is_cleaned(written, prompt):
+    assert clean_prompt(written) == prompt
+
+
+def test_titles_lose_their_numbers_marks_and_length():
+    assert clean_title("**Category 3: Moody light:**") == "Moody light"
+    assert clean_title("<Setting>") == "Setting"
+    assert len(clean_title("x" * 500)) == 80
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "I'm sorry, I cannot help with that.", "```", "[" * 5000, "{}", "* a\n* b", "|a:\n"]
+)
+def test_an_answer_without_lists_has_no_prompts_and_says_so(answer):
+    parsed = parse(answer, 5, 5, 20)
+    assert sum(len(c.prompts) for c in parsed.categories) <= 2
+    assert Grid.empty(5, 5).filled(parsed).n_prompts <= 2
+
+
+def test_a_cut_answer_loses_the_prompt_it_stops_in():
+    answer = "* Light\n- a fox at dawn\n- a fox at du"
+    assert as_grid(parse(answer, 5, 5, 20, is_truncated=True)) == [("Light", ["a fox at dawn"])]
+    assert as_grid(parse(answer, 5, 5, 20)) == [("Light", ["a fox at dawn", "a fox at du"])]
+
+
+def test_a_prompt_over_the_budget_is_cut_at_a_clause_or_dropped():
+    answer = (
+        "* Light\n- a fox in fog, with very soft light\n- one two three four five six seven\n- a fox, b c d e f g h"
+    )
+    parsed = parse(answer, 1, 5, 6)
+    assert as_grid(parsed) == [("Light", ["a fox in fog"])]
+    assert parsed.problems == (
+        "cut a prompt of 8 words, 6 are allowed",
+        "dropped a prompt of 7 words, 6 are allowed",
+        "dropped a prompt of 9 words, 6 are allowed",
+    )
+
+
+def test_wrapped_lines_belong_to_their_item_and_talk_does_not():
+    answer = "* Light\n- a fox in\n  deep fog\n- a hare\nThese two are calm."
+    assert as_grid(parse(answer, 1, 2, 20)) == [("Light", ["a fox in deep fog", "a hare"])]
+
+
+# The grid
+
+
+def test_surplus_goes_and_the_fullest_categories_stay():
+    parsed = Parsed((Category("thin", ("a",)), Category("A", ("b", "c", "d")), Category("B", ("e", "f"))))
+    assert Grid.empty(2, 2).filled(parsed).prompts == (("b", "c"), ("e", "f"))
+
+
+def test_like_prompts_count_once_and_the_chosen_one_never():
+    parsed = Parsed((Category("A", ("A fox.", "a  fox", "the chosen", "a hare")),))
+    grid = Grid.empty(1, 3).filled(parsed, exclude=["The Chosen!"])
+    assert grid.prompts == (("A fox.", "a hare"),)
+    assert not grid.is_full
+
+
+def test_a_second_answer_fills_the_rows_of_its_titles():
+    first = Parsed((Category("Light", ("a",)), Category("Place", ("b", "c"))))
+    second = Parsed((Category("Mood", ("x", "y")), Category("LIGHT", ("d", "e"))))
+    grid = Grid.empty(3, 2).filled(first).filled(second)
+    assert grid.titles == ("Light", "Place", "Mood")
+    assert grid.prompts == (("a", "d"), ("b", "c"), ("x", "y"))
+    assert grid.is_full
+
+
+def test_a_category_that_rephrases_goes_last_wherever_it_stood():
+    parsed = Parsed((Category("Rephrasings", ("a",)), Category("Light", ("b",)), Category("Place", ("c",))))
+    assert Grid.empty(3, 1).filled(parsed).titles == ("Light", "Place", "Rephrasings")
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a fox in fog", 4),
+        ("  a\tfox \n", 2),
+        ("雾中的狐狸。", 5),
+        ("a 狐狸 here", 4),
+        ("สวัสดี", 2),
+        ("여우 한 마리", 3),
+        ("a - b", 3),
+        ("x" * 30, 1),
+        ("x" * 31, 2),
+        ("", 0),
+    ],
+)
+def test_words_are_counted_in_any_script(text, words):
+    assert count_words(text) == words
+
+
+def test_cutting():
+    assert cut_words("a fox in fog", 2) == "a fox"
+    assert cut_words("狐狸在雾中", 3) == "狐狸在"
+    assert cut_words("a fox", 0) == ""
+    assert cut_at_clause("a fox in fog, at dawn, far away", 6) == "a fox in fog, at dawn"
+    assert cut_at_clause("a fox, one two three four", 6) is None
+    assert cut_at_clause("f 1.4 at 16:9 six seven", 4) is None
+    assert cut_at_clause("雾中的狐狸\uff0c在黎明时分的森林里", 8) == "雾中的狐狸"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(), st.integers(0, 20))
+def test_a_cut_text_begins_the_text_and_fits(text, n):
+    cut = cut_words(text, n)
+    assert count_words(cut) <= n
+    assert " ".join(text.split()).startswith(cut)
+    assert len(cut) <= (CHARACTERS_PER_WORD + 1) * max(n, 1) * 2
+
+
+# Laws for anything a model may answer
+
+WORDS = [
+    "a",
+    "fox",
+    "in",
+    "deep",
+    "fog,",
+    "at",
+    "dawn;",
+    "glowing",
+    "狐",
+    "softly",
+    "réal",
+    "лиса",
+    "—",
+    "<b>",
+    "**",
+    "__",
+    "1.",
+    "...",
+]
+MARKS = [
+    "* ",
+    "- ",
+    "\n",
+    "\n\n",
+    "**",
+    "1. ",
+    "2) ",
+    "Category 2: ",
+    "#",
+    "```",
+    '"',
+    "{",
+    "[",
+    "]",
+    "}",
+    ":",
+    ",",
+    "|",
+]
+MARKS += ["a fox", "fog", "狐狸", "<think>", "</think>", "\u2028", "\ud83d", "\\"]
+_sentences = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
+_prompts = st.one_of(_sentences, st.text(max_size=80), st.just("an old dream"))
+_grids = st.lists(st.tuples(st.text(max_size=20), st.lists(_prompts, max_size=5)), max_size=8)
+_written = st.builds(
+    lambda layout, grid: answers.LAYOUTS[layout](grid), st.sampled_from(sorted(answers.LAYOUTS)), _grids
+)
+_marks = st.lists(st.sampled_from(MARKS), max_size=120).map("".join)
+_answers = st.one_of(_written, _marks, st.text())
+_shapes = st.sampled_from([(5, 5), (1, 1), (2, 3)])
+_initial = st.sampled_from(["an old dream", "x", "狐狸", "- * 1. \u00a0'"])
+
+
+def assert_whole(grid, n_categories, n_per_category, max_words, chosen):
+    prompts = [prompt for row in grid.prompts for prompt in row]
+    assert [len(row) for row in grid.prompts] == [n_per_category] * n_categories
+    assert len({sameness(p) for p in prompts} | {sameness(chosen)}) == len(prompts) + 1
+    assert all(1 <= count_words(p) <= max_words for p in prompts)
+    assert all(p == normalise(p) for p in prompts)
+    assert len({normalise(p) for p in prompts}) == len(prompts)
+
+
+@settings(max_examples=500, deadline=None)
+@given(_answers, _shapes, st.integers(1, 62), _initial, st.booleans(), st.integers(0, 2**64 - 1))
+def test_any_answer_gives_a_whole_grid(answer, shape, max_words, chosen, is_truncated, key):
+    conversation = ConversationText(chosen, max_words, 5)
+    parsed = parse(answer, *shape, max_words, is_truncated=is_truncated)
+    for category in parsed.categories:
+        assert category.prompts
+        assert all(1 <= count_words(p) <= max_words for p in category.prompts)
+        assert all(len(p) <= (CHARACTERS_PER_WORD + 1) * max_words * 2 for p in category.prompts)
+        assert all(p == normalise(p) for p in category.prompts)
+        assert not set("\n\r\u2028") & set("".join(category.prompts) + category.title)
+    grid = Grid.empty(*shape).filled(parsed, exclude=[chosen])
+    assert_whole(completed(grid, conversation, key), *shape, max_words, chosen)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(answers.LAYOUTS)), st.lists(st.integers(0, 10**9), min_size=25, max_size=25, unique=True),
+       st.integers(0, 24))  # fmt: skip
+def test_well_formed_answers_are_never_asked_again(layout, numbers, long):
+    words = ["amber", "birch", "copper", "delta", "ember", "fjord", "grove", "heath", "islet", "jetty"]
+    prompts = ["the fox " + " ".join(words[int(c)] for c in str(n)) for n in numbers]
+    prompts[long] += ", with much light" * 2
+    grid = [(title, prompts[5 * k : 5 * k + 5]) for k, title in enumerate(TITLES)]
+    found = Grid.empty(5, 5).filled(parse(answers.LAYOUTS[layout](grid), 5, 5, 62))
+    assert [p for row in found.prompts for p in row] == prompts
+
+
+@pytest.mark.parametrize("max_words", [1, 2, 3, 62])
+@pytest.mark.parametrize("chosen", ["moonlight", "a fox, misty", "狐狸"])
+def test_the_rules_have_sixty_prompts_for_the_tightest_budget(max_words, chosen):
+    grids = [completed(Grid.empty(6, 10), ConversationText(chosen, max_words, 5), key) for key in (1, 1, 2)]
+    assert_whole(grids[0], 6, 10, max_words, chosen)
+    assert grids[0] == grids[1] != grids[2]

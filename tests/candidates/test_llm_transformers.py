@@ -1,0 +1,136 @@
+import importlib.util
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from pasta_gym.candidates.llm import LLMCandidates, LLMCandidatesConfig
+from pasta_gym.candidates.llm_chat import ChatModelError, ChatRequest, Message, Sampling
+from pasta_gym.candidates.llm_transformers import TransformersChat
+from pasta_gym.prompt_books import InternedPromptBook
+from pasta_gym.seeding import mix
+from pasta_gym.types import History
+
+_spec = importlib.util.spec_from_file_location("chain_model", pathlib.Path(__file__).with_name("chain_model.py"))
+chain_model = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chain_model)
+
+N_CHOICES = 12
+LINES = [line for c in "ABCDE" for line in (f"* Title {c}\n", *(f"- a fox {c} {j} x\n" for j in "abcde"))]
+
+
+def chain(*lines):
+    words = ["ASSISTANT:", *lines, "</s>"]
+    return {a: {b: 1.0} for a, b in itertools.pairwise(words)}
+
+
+def branches():
+    """Twelve choices of two equally likely words, and a third one outside the nucleus of 0.8."""
+    steps = [
+        ["ASSISTANT:"],
+        *([f"{i}{word} " for word in ("left", "right", "never")] for i in range(N_CHOICES)),
+        ["</s>"],
+    ]
+    followers = {}
+    for step, after in itertools.pairwise(steps):
+        shares = (0.45, 0.45, 0.1) if len(after) == 3 else (1.0,)
+        followers |= {word: dict(zip(after, shares, strict=True)) for word in step}
+    return followers
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("writer")
+    chain_model.save_chain_model(folder, chain(*LINES))
+    return TransformersChat(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def gambler(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gambler")
+    chain_model.save_chain_model(folder, branches(), context=64)
+    return TransformersChat(folder, device="cpu")
+
+
+def request(seed=0, *parts):
+    return ChatRequest((Message("user", parts or ("a fox",)),), seed)
+
+
+def test_a_model_on_disk_writes_candidates(writer):
+    book = InternedPromptBook()
+    generator = LLMCandidates(writer, book, LLMCandidatesConfig(sampling=Sampling(max_new_tokens=40)))
+    fox = book.add(["a fox"])
+    history = History(
+        initial_prompts=fox, slates=np.full((1, 5, 4), -1), choices=np.full((1, 5), -1), chosen_prompts=fox,
+        turns=np.zeros(1, np.int64), keys=mix(np.arange(1)), horizon=5,
+        pixels=lambda row, turn: np.zeros((4, 8, 8, 3), np.uint8),
+    )  # fmt: skip
+    seen = []
+    hook = writer._model.model.vision_tower.register_forward_pre_hook(
+        lambda module, given, named: seen.extend([*given, *named.values()]), with_kwargs=True
+    )
+    (proposal,) = generator.proposals(history)
+    hook.remove()
+    assert proposal.titles == tuple(f"Title {c}" for c in "ABCDE")
+    assert proposal.prompts[4] == tuple(f"a fox E {j} x" for j in "abcde")
+    assert generator.stats.fallback_prompts == 0
+    assert [tuple(x.shape) for x in seen if torch.is_tensor(x)] == [(4, 3, 8, 8)]
+
+
+def test_a_reply_depends_on_its_seed_alone_and_leaves_the_global_generator_be(gambler):
+    sampling = Sampling(max_new_tokens=20)
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    batch = [r.text for r in gambler.complete([request(seed) for seed in range(12)], sampling)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(8)
+    alone = [gambler.complete([request(seed)], sampling)[0].text for seed in range(12)]
+    assert alone == batch
+    assert len(set(batch)) > 6
+
+
+def test_words_outside_the_nucleus_never_come(gambler):
+    requests = [request(seed) for seed in range(15)]
+    inside = "".join(r.text for r in gambler.complete(requests, Sampling(top_p=0.8, max_new_tokens=20)))
+    whole = "".join(r.text for r in gambler.complete(requests, Sampling(top_p=1.0, max_new_tokens=20)))
+    assert "never" not in inside
+    assert inside.count("left") + inside.count("right") == 15 * N_CHOICES
+    assert 5 <= whole.count("never") <= 35  # 18 expected
+
+
+def test_a_reply_that_runs_out_of_room_says_so(gambler):
+    (whole,) = gambler.complete([request()], Sampling(max_new_tokens=20))
+    (cut,) = gambler.complete([request()], Sampling(max_new_tokens=4))
+    assert (whole.is_truncated, cut.is_truncated) == (False, True)
+    assert whole.text.startswith(cut.text)
+    with pytest.raises(ChatModelError, match=r"do not fit the 64 .* lower max_new_tokens"):
+        gambler.complete([request()], Sampling(max_new_tokens=64))
+
+
+def test_the_identity_tells_models_apart_wherever_they_lie(writer, gambler, tmp_path):
+    assert writer.identity["model"] != gambler.identity["model"]
+    chain_model.save_chain_model(tmp_path / "moved", chain(*LINES))
+    moved = TransformersChat(tmp_path / "moved", device="cpu")
+    assert moved.identity == writer.identity
+
+
+def test_what_cannot_be_loaded_says_how_to_get_it(tmp_path):
+    with pytest.raises(ValueError, match=r"hf download nobody/nothing-at-all --revision abc"):
+        TransformersChat("nobody/nothing-at-all", revision="abc")
+    with pytest.raises(ValueError, match="check the folder"):
+        TransformersChat(tmp_path)
+    with pytest.raises(ValueError, match="device must be one of"):
+        TransformersChat(tmp_path, device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch sees no GPU"):
+            TransformersChat(tmp_path, device="cuda")
+
+
+def test_weights_that_could_run_code_are_not_read(writer, tmp_path):
+    chain_model.save_chain_model(tmp_path, chain(*LINES[:2]))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(writer._model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"cannot be loaded .* It needs safetensors"):
+        TransformersChat(tmp_path, device="cpu")
