@@ -11,6 +11,7 @@ import numpy as np
 from pasta_gym.candidates.llm_grid import Grid, sameness
 from pasta_gym.candidates.llm_prompt import ConversationText
 from pasta_gym.candidates.llm_words import count_words, cut_words
+from pasta_gym.prompt_books import normalise
 from pasta_gym.seeding import mix, uniforms
 from pasta_gym.types import CandidateGenerator, History, IntArray, PromptBook
 
@@ -105,7 +106,7 @@ def completed(grid: Grid, conversation: ConversationText, key: int, preferred: P
 
 def _by_rule(conversation: ConversationText, key: int, row: int, is_last: bool) -> Iterator[tuple[str, str]]:
     """Titles and prompts without end, as far as the budget leaves room for distinct ones."""
-    prompt, budget = conversation.chosen_prompt, conversation.max_words
+    prompt, budget = normalise(conversation.chosen_prompt), conversation.max_words
     if is_last:
         for frame in _shuffled(_REPHRASING, key, row):
             room = budget - count_words(frame.format("").strip())

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from pasta_gym.prompt_books import normalise
+
 _MARK = re.compile(
     r"(?P<hash>#{1,6})\s+"
     r"|(?P<bullet>[*+\u2022\u25e6\u25aa\u25cf\u2023\u00b7\u2013\u2014])\s+"
@@ -45,6 +47,7 @@ _QUOTES = (
     "``",
 )
 _BOLD = re.compile(r"(\*\*|__)(?P<bold>(?:(?!\1).)+)\1\s*(?P<rest>.*)")
+_NUMBER = re.compile(r"\d{1,2}[.)]\s+")
 _MAX_TITLE = 80
 
 
@@ -116,7 +119,9 @@ def _line(body: str, indent: int, gap: bool) -> Line:
 def clean_title(text: str) -> str:
     """Return a category's title without marks, number and colon, at most 80 characters."""
     text = _without_emphasis(text).rstrip("[{ ").strip(":\uff1a <>")  # figure 11 itself writes <category_1>
-    without = _CATEGORY.sub("", text, count=1)
+    text = _NUMBER.sub("", text, count=1) if _NUMBER.match(text) else text
+    match = _CATEGORY.match(text)
+    without = text[match.end() :] if match else text
     text = _one_line(without or text).strip("\"'*_:\uff1a- ")
     return text[:_MAX_TITLE].strip()
 
@@ -133,6 +138,7 @@ def clean_prompt(text: str) -> str:
         text = _unquoted(_WORD_NOTE.sub("", text.strip()))
         if text == before:
             break
+    text = normalise(text)
     if _PLACEHOLDER.fullmatch(text.strip("<>[]{}. \u2026")) or not any(c.isalpha() for c in text):
         return ""
     return text

@@ -155,6 +155,10 @@ class OpenAIChat:
             "extra_body": dict(self.config.extra_body),
         }
 
+    def close(self) -> None:
+        """Close the connections to the server; the object is of no use afterwards."""
+        self._client.close()
+
     def complete(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[ChatReply]:
         """Reply to each request, several at once.
 

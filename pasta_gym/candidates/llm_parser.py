@@ -66,7 +66,8 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
     text = text[:MAX_CHARACTERS]
     lines = read_lines(text)
     readings = [_json(text), _table(lines), *_line_readings(lines, n_per_category)]
-    reading = max(readings, key=lambda r: _filled(r, n_categories, n_per_category), default=[])
+    # Titles first: a reading that takes them for prompts fills one place more for each.
+    reading = max(readings, key=lambda r: (any(t for t, _ in r), _filled(r, n_categories, n_per_category)))
     if n_categories > 1 and sum(bool(items) for _, items in reading) < 2:
         reading = max(
             [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
@@ -120,7 +121,7 @@ def _line_readings(lines: Sequence[Line], n_per_category: int) -> list[_Reading]
         if line.is_named_category
         or line.ends_like_title
         or (bold_is_title and line.is_bold)
-        or (i + 1 < len(lines) and _introduces(line, lines[i + 1]))
+        or (i + 1 < len(lines) and _introduces(line, lines[i + 1]) and not (i and _goes_on(lines[i - 1], line)))
     }
     readings = [_grouped(lines, by_cues)]
     for shape in dict.fromkeys(line.shape for line in marked):
@@ -141,6 +142,11 @@ def _introduces(line: Line, after: Line) -> bool:
         and len(line.text.split()) <= _MAX_TITLE_WORDS
         and not line.text.endswith((".", "!", "?"))
     )
+
+
+def _goes_on(before: Line, line: Line) -> bool:
+    """Whether a line without a mark belongs to the item before it."""
+    return not line.kind and bool(before.kind) and line.indent > before.indent and not line.after_gap
 
 
 def _grouped(lines: Sequence[Line], titles: Collection[int]) -> _Reading:
