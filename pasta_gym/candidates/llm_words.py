@@ -63,10 +63,10 @@ def cut_at_clause(text: str, n: int) -> str | None:
         The longest beginning that ends with a clause and has ``n / 2`` to ``n`` words; None if there is none:
         less than half of a prompt says something else than the prompt did.
     """
-    for end in reversed([match.start() for match in _CLAUSE_END.finditer(text)]):
-        words = count_words(text[:end])
-        if words < n / 2:
-            return None
-        if words <= n:
-            return text[:end].rstrip(" ,;:.-\u2013\u2014")
-    return None
+    best = ""
+    for match in _CLAUSE_END.finditer(text):
+        clause = text[: match.start()]
+        if count_words(clause) > n:
+            break
+        best = clause
+    return best.rstrip(" ,;:.-\u2013\u2014") if best and count_words(best) >= n / 2 else None

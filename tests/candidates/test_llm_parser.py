@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -269,3 +270,31 @@ def test_the_rules_have_sixty_prompts_for_the_tightest_budget(max_words, chosen)
     grids = [completed(Grid.empty(6, 10), ConversationText(chosen, max_words, 5), key) for key in (1, 1, 2)]
     assert_whole(grids[0], 6, 10, max_words, chosen)
     assert grids[0] == grids[1] != grids[2]
+
+
+ENDLESS = (
+    "* ",
+    "<think>",
+    "a, ",
+    "- a, b\n",
+    "**a",
+    "[",
+    '{"a":[',
+    "x",
+    "\n",
+    "- **a: ",
+    '"',
+    "|",
+    "1. a ",
+    "<a",
+    "a:\n\n",
+    "狐",
+    "_a_ ",
+)
+
+
+@pytest.mark.parametrize("piece", ENDLESS)
+def test_a_model_that_does_not_stop_is_read_in_a_moment(piece):
+    begin = time.process_time()
+    parse("- a fox " + piece * (120_000 // len(piece)), 5, 5, 20)
+    assert time.process_time() - begin < 5
