@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents import Agent
+from agents.token_texts import TextRecord
 from pasta_gym import seeding
 from pasta_gym.trajectories.environment import SEED_STRIDE, first_environment_seed
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -79,7 +80,8 @@ def evaluate(
     """Play ``config.n_episodes`` conversations from ``first_episode`` on.
 
     Args:
-        agent: Acts on observations alone. A privileged one also reads ``user_type`` and ``prompt_ids``.
+        agent: Acts on observations alone. One with ``reads_text = True`` is shown the prompts' words as well
+            (``agents.token_texts``). A privileged one also reads ``user_type`` and ``prompt_ids``.
         envs: Vector environment made with ``reveal=True``.
         config: How many and which.
         agent_seed: Fixes what a random agent draws.
@@ -119,13 +121,18 @@ def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, age
     prompts = envs.texts(np.asarray(info["initial_prompt_id"])[:n_wanted])
     user_types = np.asarray(info["user_type"])[:n_wanted].astype(np.int64)
     returns, utilities = np.zeros(envs.num_envs), []
+    record = text_record(envs, observations, info) if getattr(agent, "reads_text", False) else None
     for turn in turns_of(observations):
         shown = dict(observations)
         if getattr(agent, "privileged", False):
             shown |= {"user_type": np.asarray(info["user_type"]), "prompt_ids": np.asarray(info["candidate_ids"])}
+        if record is not None:
+            shown |= record.texts()
         slates = agent.act(shown, decision_keys(agent_seed, seeds, turn))
         observations, rewards, _, _, info = envs.step(slates)
         returns += rewards
+        if record is not None:
+            record.add(info, turn)
         choice = np.asarray(observations["choices"])[:, turn]
         utilities.append(np.take_along_axis(np.asarray(info["utilities"]), choice[:, None], axis=1)[:, 0])
     held_out = envs.world.held_out
@@ -137,6 +144,12 @@ def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, age
         chosen_utilities=np.stack(utilities, axis=1)[:n_wanted].astype(np.float64),
         unseen=None if held_out is None else held_out(np.asarray(info["chosen_prompt_id"])[:n_wanted]),
     )
+
+
+def text_record(envs: Any, observations: dict[str, Any], info: dict[str, Any]) -> TextRecord:
+    """Begin to write down what the conversations of ``envs`` show, after a reset."""
+    _, horizon, slate_size, _ = observations["slate_prompts"].shape
+    return TextRecord(envs.texts, info, horizon=horizon, slate_size=slate_size)
 
 
 def turns_of(observations: dict[str, Any]) -> Iterator[int]:

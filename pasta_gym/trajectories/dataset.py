@@ -12,6 +12,8 @@ from pasta_gym.types import FloatArray, IntArray
 
 Reward = Literal["sparse", "dense"]
 REWARDS: tuple[str, ...] = ("sparse", "dense")
+TEXT_KEYS = ("initial_prompt_text", "candidate_texts", "slate_texts")
+"""What agents that read text are shown beside an observation, in words."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TrajectoryDataset:
         rewards: ``(N, H)`` 10 x utility of the chosen column: at every turn if dense, else at the last.
         prompt_embeddings: ``(P, d)`` float32.
         metadata: Identity and provenance, as in ``metadata.json``.
+        prompt_texts: ``(P,)`` object array, the words of the prompts; None where only embeddings are known.
     """
 
     initial_prompts: IntArray
@@ -45,6 +48,7 @@ class TrajectoryDataset:
     rewards: FloatArray
     prompt_embeddings: FloatArray
     metadata: dict[str, Any]
+    prompt_texts: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.initial_prompts)
@@ -73,13 +77,7 @@ class TrajectoryDataset:
         Raises:
             ValueError: If an episode or a turn is out of range, or the shapes differ.
         """
-        episodes, turns = np.asarray(episodes, dtype=np.int64), np.asarray(turns, dtype=np.int64)
-        if episodes.ndim != 1 or episodes.shape != turns.shape:
-            raise ValueError(
-                f"episodes and turns must be one-dimensional and of one length, got {episodes.shape} and {turns.shape}"
-            )
-        _require_range("episodes", episodes, len(self))
-        _require_range("turns", turns, self.horizon)
+        episodes, turns = self._checked(episodes, turns)
         past = np.arange(self.horizon)[None, :] < turns[:, None]  # (B, H)
         shown = np.take_along_axis(self.candidates[episodes], self.actions[episodes], axis=2)  # (B, H, L)
         slate_prompts = self.prompt_embeddings[shown] * past[..., None, None]
@@ -95,6 +93,32 @@ class TrajectoryDataset:
             "slate_images": slate_images,
             "choices": np.where(past, self.choices[episodes], -1).astype(np.int64),
         }
+
+    def texts(self, episodes: IntArray, turns: IntArray) -> dict[str, NDArray[np.object_]]:
+        """Write out the words of what the agent saw before it acted, for agents that read text.
+
+        Args:
+            episodes: ``(B,)`` in 0..N-1.
+            turns: ``(B,)`` in 0..H-1.
+
+        Returns:
+            Object arrays under ``TEXT_KEYS``: the initial prompt ``(B,)``, the candidates ``(B, C)`` and the slates
+            ``(B, H, L)``, "" for turns to come.
+
+        Raises:
+            ValueError: If an episode or a turn is out of range, the shapes differ, or no words are known.
+        """
+        if self.prompt_texts is None:
+            raise ValueError(
+                "prompt_texts must hold the prompts' words, got None; pasta_gym.trajectories.load reads them"
+            )
+        episodes, turns = self._checked(episodes, turns)
+        past = np.arange(self.horizon)[None, :] < turns[:, None]
+        shown = np.take_along_axis(self.candidates[episodes], self.actions[episodes], axis=2)
+        slates = np.where(past[..., None], self.prompt_texts[shown], "")
+        initial = self.prompt_texts[self.initial_prompts[episodes]]
+        candidates = self.prompt_texts[self.candidates[episodes, turns]]
+        return dict(zip(TEXT_KEYS, (initial, candidates, slates), strict=True))
 
     def with_reward(self, reward: Reward) -> TrajectoryDataset:
         """Return the same conversations under another reward.
@@ -134,6 +158,16 @@ class TrajectoryDataset:
             choices=self.choices[episodes],
             rewards=self.rewards[episodes],
         )
+
+    def _checked(self, episodes: IntArray, turns: IntArray) -> tuple[IntArray, IntArray]:
+        episodes, turns = np.asarray(episodes, dtype=np.int64), np.asarray(turns, dtype=np.int64)
+        if episodes.ndim != 1 or episodes.shape != turns.shape:
+            raise ValueError(
+                f"episodes and turns must be one-dimensional and of one length, got {episodes.shape} and {turns.shape}"
+            )
+        _require_range("episodes", episodes, len(self))
+        _require_range("turns", turns, self.horizon)
+        return episodes, turns
 
 
 def _require_range(name: str, values: IntArray, end: int) -> None:

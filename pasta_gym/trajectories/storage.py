@@ -149,7 +149,7 @@ def load(folder: str | pathlib.Path) -> TrajectoryDataset:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(folder / METADATA, f"its shapes cannot be read ({error!r})") from error
-    prompts = _read(folder / PROMPTS, ("prompt", "embedding"), _expect(folder, metadata, "n_prompts"))
+    prompts = _read(folder / PROMPTS, _COLUMNS[PROMPTS], _expect(folder, metadata, "n_prompts"))
     episodes = _read(folder / EPISODES, ("episode", "initial_prompt", "initial_images"), n)
     turns = _read(folder / TURNS, tuple(c for c in _COLUMNS[TURNS] if c != "terminated"), n * horizon)
     _require_order(folder, episodes["episode"], turns["episode"], turns["turn"], horizon)
@@ -176,6 +176,7 @@ def load(folder: str | pathlib.Path) -> TrajectoryDataset:
         rewards=by_turn("reward"),
         prompt_embeddings=prompts["embedding"],
         metadata=metadata,
+        prompt_texts=prompts["text"],
     )
 
 
