@@ -151,7 +151,7 @@ def _encode_mini_texts(texts: list[str]) -> FloatArray:
 def _make_mini() -> World:
     from pasta_gym.mini.tokenizer import TOKENIZER_FILE
     from pasta_gym.mini.training_data import cache_directory
-    from pasta_gym.mini.weights import file_hash, weights_directory
+    from pasta_gym.mini.weights import file_hash, read_card, weights_directory
 
     folder = weights_directory()
     book = GrammarPromptBook()
@@ -166,7 +166,9 @@ def _make_mini() -> World:
     def surrogate() -> ImageGenerator:
         from pasta_gym.mini.surrogate import load_surrogate
 
-        return SurrogateImages(load_surrogate(), text_encoder)
+        drawn = SurrogateImages(load_surrogate(), text_encoder)
+        drawn.encoder_sha256 = read_card(folder / "surrogate").get("fitted_to", {}).get("clip")
+        return drawn
 
     def diffusion() -> ImageGenerator:
         from pasta_gym.mini import sdxl

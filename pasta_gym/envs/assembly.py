@@ -118,6 +118,10 @@ def assemble(config: PastaConfig, world: World | str, user_model: UserModelArgum
         )
     images = world.image_generator(config.images)
     users = load_user_model(world.user_model if user_model is None else user_model, config.aggregator)
+    if hasattr(images, "encoder_sha256") and hasattr(users, "metadata"):
+        from pasta_gym.user_model.encoder_identity import require_same_encoder
+
+        require_same_encoder(users.metadata, images.encoder_sha256, config.images)
     return Parts(config, world, user_model, initial_prompts, candidates, images, users)
 
 

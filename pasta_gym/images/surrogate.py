@@ -52,6 +52,7 @@ class SurrogateImages:
         self.model = model
         self.text_encoder = text_encoder
         self.capacity = capacity
+        self.encoder_sha256: str | None = None  # of the encoder of the embeddings, if whoever builds this knows it
         self.embedding_dim = model.embedding_dim
         self._width = self.embedding_dim * (2 + model.rank)
         self._forget()

@@ -18,7 +18,8 @@ import torch
 from pasta_gym.user_model.choice import ChoiceConfig
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig, root_mean_square
-from pasta_gym.user_model.features import FrozenFeatures
+from pasta_gym.user_model.encoder_identity import module_hash
+from pasta_gym.user_model.features import EncodedFeatures, FrozenFeatures
 from pasta_gym.user_model.fit import fit_choice_models, fit_user_model
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.sequential import SequentialConfig, fit_sessions
@@ -115,6 +116,7 @@ def fit_phase2(
     config: PhasesConfig,
     history: History | None = None,
     *,
+    encoder: EncodedFeatures | None = None,
     progress: bool = False,
 ) -> UserModel:
     """Fine-tune a user model on sessions; its choice numbers of the aggregator in use are learned with the scores.
@@ -124,6 +126,7 @@ def fit_phase2(
         data: All labels; only the train split is used.
         config: How to fit.
         history: Takes the figures.
+        encoder: Trained as well, in place, if it is given. The user model then reads its embeddings and no others.
         progress: Whether to show progress bars.
 
     Returns:
@@ -149,14 +152,15 @@ def fit_phase2(
         data,
         raters,
         config.sequential,
-        features=FrozenFeatures.of(data),
+        features=FrozenFeatures.of(data) if encoder is None else encoder,
         log=history.of_phase(2),
         progress=progress,
     )
     scores = fitted.model.scores
     posterior = fitted.prior.repeat(data.n_raters, 1)
     posterior[torch.from_numpy(raters)] = fitted.posterior
-    fits = fit_choice_models(scores, posterior, data, config.choice)
+    rest = data if encoder is None else encoder.encoded(data)
+    fits = fit_choice_models(scores, posterior, rest, config.choice)
     choice = {name: ChoiceNumbers(f.temperature, f.sharpness, f.slopes) for name, f in fits.items()}
     choice[aggregator] = fitted.model.choice_numbers()
     prior = fitted.prior.clamp(min=1e-4).double()
@@ -167,6 +171,8 @@ def fit_phase2(
         "phases": {**start.metadata.get("phases", {}), "2": figures},
         "history": [*start.metadata.get("history", []), *history.rows],
     }
+    if encoder is not None:
+        metadata["encoder"] = {**start.metadata.get("encoder", {}), "sha256": module_hash(encoder.clip)}
     return UserModel(scores, (prior / prior.sum()).numpy(), choice, aggregator, metadata)
 
 

@@ -1,0 +1,57 @@
+"""Which encoder's embeddings a user model reads, so that it is never given another's.
+
+Two encoders of the same width give numbers that look alike and mean different things. Metadata names the encoder by
+the hash of its weights: ``encoder.frozen_sha256`` is that of the observation's, ``encoder.sha256`` that of the one
+whose embeddings utilities are computed from. They differ where phase 2 trained the encoder as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+MIN_DIGITS = 16
+
+
+def encoder_hash(metadata: Mapping[str, Any]) -> str | None:
+    """Hash of the encoder a user model was fitted to; None where its metadata does not say."""
+    found = metadata.get("encoder", {}).get("sha256")
+    return None if found is None else str(found)
+
+
+def same_encoder(first: str, second: str) -> bool:
+    """Whether two hashes are of one encoder; either may be cut short to its first 16 digits or more."""
+    shorter = min(len(first), len(second))
+    return shorter >= MIN_DIGITS and first[:shorter] == second[:shorter]
+
+
+def require_same_encoder(metadata: Mapping[str, Any], images_encoder: str | None, images: str) -> None:
+    """Check that a user model reads the embeddings that an image generator makes.
+
+    Args:
+        metadata: The user model's.
+        images_encoder: Hash of the encoder of the generator's embeddings; None where it does not say.
+        images: Name of the image generator.
+
+    Raises:
+        ValueError: If both are known and differ.
+    """
+    own = encoder_hash(metadata)
+    if own is None or images_encoder is None or same_encoder(own, images_encoder):
+        return
+    raise ValueError(
+        f"the user model reads embeddings of encoder {own[:MIN_DIGITS]}, but images={images!r} gives those of "
+        f"{images_encoder[:MIN_DIGITS]}: its utilities would mean nothing. Fit the user model on this encoder "
+        "(python -m benchmarks.fit_user_model encoder=...), or pass a World whose images are embedded by the user "
+        "model's encoder and, for the surrogate, fit one to it (python -m pasta_gym.mini.train surrogate)"
+    )
+
+
+def module_hash(module: torch.nn.Module) -> str:
+    """Hash a module's weights: SHA-256 of the safetensors file they make."""
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()}
+    return hashlib.sha256(save(tensors)).hexdigest()

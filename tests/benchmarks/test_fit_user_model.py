@@ -1,0 +1,229 @@
+"""From records to a user model that the environment plays with, and what its card may say."""
+
+import dataclasses
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import pasta_gym  # noqa: F401
+from benchmarks import fit_user_model as command
+from benchmarks.user_model_card import findings
+from benchmarks.user_model_scores import held_out_scores
+from pasta_gym.datasets import Comparison, Image, Rating, Session, Turn
+from pasta_gym.datasets.records import LoadReport
+from pasta_gym.user_model import phases
+from pasta_gym.user_model.network import ScoreModel
+from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
+
+D = 64
+
+
+class Shop:
+    """Twelve raters with pairs, ratings and sessions about random embeddings."""
+
+    name = "shop"
+
+    def __init__(self):
+        self.report = LoadReport()
+        self._rng = np.random.default_rng(0)
+        self._prompt = self._rng.standard_normal(D).astype(np.float32)
+
+    def rater_split(self, rater):
+        return "test" if int(rater) >= 9 else "train"
+
+    def _image(self, key):
+        embedding = np.random.default_rng(list(key.encode())).standard_normal(D).astype(np.float32)
+        return Image(key, lambda: b"", embedding)
+
+    def comparisons(self):
+        for rater in range(12):
+            for i in range(6):
+                pair = (self._image(f"{rater}a{i}"), self._image(f"{rater}b{i}"))
+                yield Comparison(str(rater), "a moon", pair, (0.0, 1.0), self._prompt)
+
+    def ratings(self):
+        for rater in range(12):
+            yield Rating(str(rater), "a moon", self._image(f"{rater}a0"), 0.75, self._prompt)
+
+    def sessions(self):
+        for rater in range(12):
+            turns = []
+            for t in range(2):
+                columns = tuple(tuple(self._image(f"{rater}s{t}{c}{m}") for m in range(2)) for c in range(3))
+                said = None if t == 0 else "better"
+                turns.append(Turn(columns, rater % 3, satisfactions=(0.0, 0.5, 1.0), versus_previous=said))
+            yield Session(str(rater), "a moon", tuple(turns), prompt_embedding=self._prompt)
+
+
+SMALL = [
+    "++user_model.em.n_types=2",
+    "++user_model.em.steps=4",
+    "++user_model.em.trial_steps=2",
+    "++user_model.em.restarts=1",
+    "++user_model.em.sorting=null",
+    "++user_model.sequential.steps=3",
+]
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Shop())
+
+    def make(*overrides):
+        with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
+            places = [f"out={tmp_path / 'users'}", f"cache={tmp_path / 'cache'}"]
+            return command.read_settings(compose("fit_user_model", [*SMALL, *places, *overrides]))
+
+    return make
+
+
+def test_one_command_gives_a_user_model_that_the_environment_plays_with(settings, monkeypatch):
+    out = command.run(settings())
+    found = {path.name for path in out.iterdir()}
+    assert {"user_model.safetensors", "metadata.json", "card.md", "card.png", "one_type"} <= found
+    assert not [name for name in found if name.startswith(".")]
+    model, one = UserModel.load(out), UserModel.load(out / "one_type")
+    assert (model.n_types, one.n_types) == (2, 1)
+    data = model.metadata["data"]
+    assert data["counts"] == {
+        "raters": 12, "pairs": 72, "rankings": 0, "ratings": 12, "sessions": 12, "images": 288, "prompts": 1
+    }  # fmt: skip
+    assert data["sources"][0]["report"] == "nothing read yet"  # the shop counts nothing
+    assert len(model.metadata["encoder"]["sha256"]) == 64
+    assert {"git", "versions", "configuration", "held_out", "phases"} <= set(model.metadata)
+    assert set(model.metadata["phases"]) == {"1", "2"}
+    with gym.make("PastaT2I-v0", images="surrogate", user_model=str(out)) as env:
+        env.reset(seed=0)
+        assert env.step(np.array([0, 5, 10, 15]))[1] == 0.0
+    monkeypatch.setattr(command, "fit_in_phases", lambda *a, **k: pytest.fail("fitted again"))
+    assert command.run(settings()) == out
+    with pytest.raises(pytest.fail.Exception):
+        command.run(settings("++user_model.em.seed=1"))
+
+
+def test_a_killed_fit_goes_on_after_phase_1(settings, monkeypatch, tmp_path):
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "fit_phase2", die)
+        with pytest.raises(KeyboardInterrupt):
+            command.run(settings("one_type=false"))
+    out = tmp_path / "users"
+    assert not (out / "metadata.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "fit_phase1", lambda *a, **k: pytest.fail("phase 1 was done"))
+        command.run(settings("one_type=false"))
+    whole = command.run(settings("one_type=false", f"out={tmp_path / 'unbroken'}"))
+    tensors = [UserModel.load(folder).score_model.state_dict() for folder in (out, whole)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_phases_can_be_left_out(settings):
+    assert set(UserModel.load(command.run(settings("user_model.phase1=false", "one_type=false")))
+               .metadata["phases"]) == {"2"}  # fmt: skip
+    assert set(UserModel.load(command.run(settings("user_model.phase2=false", "one_type=false")))
+               .metadata["phases"]) == {"1"}  # fmt: skip
+    with pytest.raises(Exception, match="nothing to fit"):
+        settings("user_model.phase1=false", "user_model.phase2=false")
+
+
+def test_the_papers_tables_are_a_configuration():
+    with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
+        paper = command.read_settings(compose("fit_user_model", ["user_model=paper"])).phases
+    em, sequential = paper.em, paper.sequential
+    both = ("steps", "restart_period", "weight_decay", "target_every", "prior_memory")
+    for config in (em, sequential):
+        assert [getattr(config, name) for name in both] == [50_000, 10_000, 1e-4, 256, 0.999]
+    assert (em.learning_rate, em.batch_labels, em.rating_weight) == (3e-4, 2048, 1.0)
+    assert (sequential.learning_rate, sequential.batch_sessions, sequential.clip) == (3e-7, 8, 0.5)
+    assert (sequential.in_turn_weight, sequential.cross_turn_weight) == (0.01, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("data=[{folder: x}]", "data must be a list of datasets with a kind"), ("+speed=1", r"unknown keys \['speed'\]")],
+)
+def test_bad_configurations_are_refused_before_anything_is_read(settings, override, words):
+    with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
+        config = compose("fit_user_model", [] if override.startswith("data") else [override])
+    if override.startswith("data"):
+        config.data = [{"folder": "x"}]
+    with pytest.raises(ValueError, match=words):
+        command.read_settings(config)
+
+
+def test_an_encoder_is_named_in_one_of_three_ways():
+    with pytest.raises(ValueError, match=r"encoder must be mini, a folder, or MODEL/TAG.*'clip'"):
+        command.make_encoder("clip")
+
+
+def small_model(k=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    scores = ScoreModel(D, k, image_scale=1, text_scale=1, noise=2, comparison_temperature=9, generator=generator)
+    return UserModel(scores, np.full(k, 1 / k), {"softmax": ChoiceNumbers(5.0, 8.0)})
+
+
+def test_held_out_raters_are_predicted_from_the_first_half_of_their_pairs():
+    data, model = command.gather(Shop()), small_model()
+    scores = held_out_scores(model, data, n_labels=(0, 2))
+    who, prompts, images, _ = data.all_pairs()
+    hits, likelihoods = [], []
+    for rater in data.raters_of("test"):
+        rows = np.flatnonzero(who == rater)
+        features = model.prompt_features(data.prompt_embeddings[prompts[rows]])
+        u = model.scores(features, data.image_embeddings[images[rows]])
+        p = 1 / (1 + np.exp(-9.0 * (u[..., 0] - u[..., 1]).astype(float)))
+        joint = model.prior * p[:2].prod(axis=0)  # the first of a pair is always preferred
+        predicted = p[3:] @ (joint / joint.sum())
+        hits += (predicted > 0.5).tolist()
+        likelihoods += np.log(predicted).tolist()
+    assert scores["2"]["pairs"] == 9 == len(hits)
+    assert scores["2"]["pair_accuracy"] == pytest.approx(np.mean(hits))
+    assert scores["2"]["pair_log_likelihood"] == pytest.approx(np.mean(likelihoods), abs=1e-4)
+    assert scores["0"]["pair_log_likelihood"] != scores["2"]["pair_log_likelihood"]
+    assert scores["2"]["choices"] == 6
+    assert scores["uniform_choice_log_likelihood"] == pytest.approx(-np.log(3))
+
+
+def test_raters_without_pairs_are_known_by_their_first_choices():
+    full, model = command.gather(Shop()), small_model()
+    none = np.zeros(0, dtype=np.int64)
+    data = dataclasses.replace(
+        full, pair_raters=none, pair_prompts=none, pair_images=none.reshape(0, 2), pair_labels=none.astype(float)
+    )
+    scores = held_out_scores(model, data, n_labels=(0, 1))
+    assert scores["1"].keys() >= {"choice_accuracy"}
+    assert scores["1"]["choices"] == 3
+    assert scores["1"]["pairs"] == 0
+    assert scores["1"]["largest_posterior"] > scores["0"]["largest_posterior"] == pytest.approx(0.5)
+
+
+GOOD = {
+    "raters": 100,
+    "uniform_choice_log_likelihood": -1.386,
+    "50": {"pairs": 9.0, "pair_accuracy": 0.7, "pair_log_likelihood": -0.6, "choices": 9.0,
+           "choice_accuracy": 0.4, "choice_log_likelihood": -1.28, "choice_ece": 0.01},
+}  # fmt: skip
+
+
+def changed(figures, **changes):
+    return {**figures, "50": {**figures["50"], **changes}}
+
+
+def test_a_card_says_what_the_figures_support_and_no_more():
+    good, bad = findings(small_model(), GOOD, changed(GOOD, pair_log_likelihood=-0.65, choice_log_likelihood=-1.30))
+    assert len(good) == 4
+    assert not bad
+    assert "+0.050 nats a pair over one type" in " ".join(good)
+    poor = changed(GOOD, pair_accuracy=0.5, choice_log_likelihood=-1.386, choice_ece=0.2)
+    good, bad = findings(small_model(), {**poor, "raters": 5}, poor)
+    assert not good
+    said = " ".join(bad)
+    for words in ("0.500 right", "over a uniform guess", "off by 0.200", "only 5 test raters", "+0.000 nats a choice"):
+        assert words in said
+    json.dumps(GOOD)
