@@ -94,6 +94,15 @@ def test_only_what_is_missing_is_asked_for_again():
     assert "Title A" not in second.messages[2].text
 
 
+def test_the_chosen_prompt_is_no_candidate():
+    generator = made(GOOD.replace("a fox A a x", "A fox, in fog."), n_attempts=1)
+    history = conversation(generator.prompt_book, turns=1)
+    assert generator.prompt_book.texts(history.chosen_prompts) == ["a fox in fog"]
+    (proposal,) = generator.proposals(history)
+    assert proposal.n_by_fallback == 1
+    assert "A fox, in fog." not in proposal.prompts[0]
+
+
 def test_after_the_last_attempt_the_rules_write_the_rest_and_it_is_counted():
     generator = made("I cannot help with that.", "* Light\n- a fox at dawn", ChatReply("", error="503"))
     (proposal,) = generator.proposals(conversation(generator.prompt_book))
