@@ -418,10 +418,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", type=pathlib.Path, help="folder that benchmarks.run wrote to")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap replicates of each interval")
     parser.add_argument("--page", type=pathlib.Path, help="also put the table into this page's block, as in README.md")
+    parser.add_argument("--command", default="make benchmark", help="what that page says it was printed by")
     given = parser.parse_args(arguments)
     text, written = write_report(given.runs, n_replicates=given.replicates)
     if given.page:
-        made = f"Printed by `make benchmark` on {datetime.datetime.now(tz=datetime.UTC).date()}.\n\n"
+        made = f"Printed by `{given.command}` on {datetime.datetime.now(tz=datetime.UTC).date()}.\n\n"
         fill_block(given.page, "table", made + text)
         written.append(given.page)
     sys.stdout.write(text + "\nwrote\n" + "".join(f"  {path}\n" for path in written))
