@@ -18,7 +18,7 @@ from pasta_gym.trajectories.identifiability import Tolerances, identifiability
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.metrics import best_matching
-from pasta_gym.user_model.types import behaviour, cross_divergences, groups_within, type_distances
+from pasta_gym.user_model.types import MERGE_THRESHOLD, behaviour, cross_divergences, groups_within, type_distances
 
 
 def slates_of(dataset: TrajectoryDataset, n: int) -> tuple[FloatArray, FloatArray]:
@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="a dataset of conversations")
     parser.add_argument("--model", type=pathlib.Path, required=True, help="the user model that made the choices")
     parser.add_argument("--second", type=pathlib.Path, help="another fit of the same raters")
-    parser.add_argument("--threshold", type=float, default=0.005, help="divergence in bits within a merged group")
+    parser.add_argument(
+        "--threshold", type=float, default=MERGE_THRESHOLD, help="divergence in bits within a merged group"
+    )
     parser.add_argument("--slates", type=int, default=400, help="slates for the types' distances")
     parser.add_argument("--utility", type=float, default=Tolerances.utility, help="difference that identifies")
     parser.add_argument("--choice", type=float, default=Tolerances.choice, help="total variation that identifies")

@@ -18,7 +18,15 @@ from pasta_gym.mini.rater_sessions import Pool, load_pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import labels_of, rater_log_likelihoods
-from pasta_gym.user_model.evaluation import N_LABELS, evaluate, held_out, ranking_correlation, type_posteriors
+from pasta_gym.user_model.evaluation import (
+    N_LABELS,
+    HeldOut,
+    Predictions,
+    evaluate,
+    held_out,
+    ranking_correlation,
+    type_posteriors,
+)
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.metrics import adjusted_rand_index, score_choices, score_pairs, spearman
 from pasta_gym.user_model.user_model import UserModel
@@ -30,6 +38,59 @@ N_FIDELITY_IMAGES = 3000
 def _eye_reads(pool: Pool) -> FloatArray:
     """Reads of all images of a pool, ``(I, 38)``, in the order of the data's image table."""
     return pool.eye.reshape(-1, pool.eye.shape[-1])
+
+
+def ceiling_predictions(
+    data: PreferenceData,
+    pool: Pool,
+    truth: Truth,
+    tasks: HeldOut,
+    n_labels: tuple[int, ...] = N_LABELS,
+    n_draws: int = N_DRAWS,
+) -> tuple[dict[int, Predictions], dict[int, float]]:
+    """What the Bayes predictor says of held-out raters after the same labels as ``evaluation.predict``.
+
+    Args:
+        data: All labels.
+        pool: The pictures' reads by the raters' eye.
+        truth: Archetypes, variation and noise; who the raters are is not looked at.
+        tasks: What to learn from and what to predict.
+        n_labels: Numbers of pairs that the predictor has seen.
+        n_draws: Draws of (archetype, own weights) that are averaged over.
+
+    Returns:
+        The predictions and the median number of effective draws, both by n.
+    """
+    crowd = ceilings.draw_crowd(
+        truth.archetypes, n_draws, truth.raters.temperature, np.random.default_rng([7, 0xCE11]), truth.raters.config
+    )
+    reads = _eye_reads(pool)
+    seen = []
+    for learn, test, sessions in zip(tasks.learn, tasks.test, tasks.sessions, strict=True):
+        rows = np.concatenate([learn, test])
+        images = data.session_images[sessions]
+        h = images.shape[1]
+        task = ceilings.RaterTask(
+            prompt_values=grammar.slot_values(pool.initial_prompts[data.pair_prompts[rows]]),
+            reads=reads[data.pair_images[rows]].astype(np.float32),
+            labels=data.pair_labels[rows],
+            slate_prompt_values=np.repeat(
+                grammar.slot_values(pool.initial_prompts[data.session_prompts[sessions]]), h, axis=0
+            ),
+            slate_reads=reads[images.reshape(-1, *images.shape[2:])].astype(np.float32),
+            choices=data.session_choices[sessions].reshape(-1),
+            n_learn=len(learn),
+        )
+        seen.append(ceilings.predict(crowd, task, n_labels))
+    labels = data.pair_labels[tasks.test]
+    choices = data.session_choices[tasks.sessions].reshape(len(tasks.raters), -1)
+    made = {
+        n: Predictions(
+            np.stack([p[i].preferences for p in seen]), labels, np.stack([p[i].choices for p in seen]), choices
+        )
+        for i, n in enumerate(n_labels)
+    }
+    return made, {n: float(np.median([p[i].effective_draws for p in seen])) for i, n in enumerate(n_labels)}
 
 
 def ceiling_figures(
@@ -53,40 +114,20 @@ def ceiling_figures(
     Returns:
         By n, as text: the accuracies and log-likelihoods, and the median number of effective draws.
     """
-    crowd = ceilings.draw_crowd(
-        truth.archetypes, n_draws, truth.raters.temperature, np.random.default_rng([7, 0xCE11]), truth.raters.config
-    )
-    tasks = held_out(data, split, max(n_labels))
-    reads = _eye_reads(pool)
-    predictions = []
-    for learn, test, sessions in zip(tasks.learn, tasks.test, tasks.sessions, strict=True):
-        rows = np.concatenate([learn, test])
-        images = data.session_images[sessions]
-        h = images.shape[1]
-        task = ceilings.RaterTask(
-            prompt_values=grammar.slot_values(pool.initial_prompts[data.pair_prompts[rows]]),
-            reads=reads[data.pair_images[rows]].astype(np.float32),
-            labels=data.pair_labels[rows],
-            slate_prompt_values=np.repeat(
-                grammar.slot_values(pool.initial_prompts[data.session_prompts[sessions]]), h, axis=0
-            ),
-            slate_reads=reads[images.reshape(-1, *images.shape[2:])].astype(np.float32),
-            choices=data.session_choices[sessions].reshape(-1),
-            n_learn=len(learn),
-        )
-        predictions.append(ceilings.predict(crowd, task, n_labels))
-    labels = data.pair_labels[tasks.test]
-    choices = data.session_choices[tasks.sessions].reshape(-1)
+    made, draws = ceiling_predictions(data, pool, truth, held_out(data, split, max(n_labels)), n_labels, n_draws)
     figures: dict[str, Any] = {}
-    for i, n in enumerate(n_labels):
-        pair_accuracy, pair_likelihood = score_pairs(np.stack([p[i].preferences for p in predictions]), labels)
-        choice_accuracy, choice_likelihood = score_choices(np.concatenate([p[i].choices for p in predictions]), choices)
+    for n, said in made.items():
+        n_columns = said.choice_probabilities.shape[-1]
+        pair_accuracy, pair_likelihood = score_pairs(said.preferences, said.labels)
+        choice_accuracy, choice_likelihood = score_choices(
+            said.choice_probabilities.reshape(-1, n_columns), said.choices.reshape(-1)
+        )
         figures[str(n)] = {
             "pair_accuracy": pair_accuracy,
             "pair_log_likelihood": pair_likelihood,
             "choice_accuracy": choice_accuracy,
             "choice_log_likelihood": choice_likelihood,
-            "effective_draws": float(np.median([p[i].effective_draws for p in predictions])),
+            "effective_draws": draws[n],
         }
     return figures
 

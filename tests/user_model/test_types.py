@@ -182,7 +182,7 @@ def test_merging_keeps_how_the_others_behave(slates):
             part.weight3[3] = part.weight3[0] + 1e-3 * torch.randn(part.weight3[0].shape)
             part.bias3[3] = part.bias3[0]
     before = behaviour(model, *slates)
-    merged, groups = merge_types(model, 1e-3, *slates)
+    merged, groups = merge_types(model, *slates, threshold=1e-3)
     assert groups == [(0, 3), (1,), (2,)]
     assert merged.prior == pytest.approx([0.4, 0.4, 0.2])
     assert merged.n_types == 3
@@ -191,13 +191,13 @@ def test_merging_keeps_how_the_others_behave(slates):
     assert merged.metadata["merged"]["groups"] == [[0, 3], [1], [2]]
     assert model.n_types == 4
     assert behaviour(model, *slates).utilities == pytest.approx(before.utilities)
-    same, alone = merge_types(model, 0.0, *slates)
+    same, alone = merge_types(model, *slates, threshold=0.0)
     assert same.n_types == 4
     assert len(alone) == 4
 
 
 def test_a_merged_model_survives_its_file(slates, tmp_path):
-    merged, _ = merge_types(make_model(4), 1.0, *slates)
+    merged, _ = merge_types(make_model(4), *slates, threshold=1.0)
     assert merged.n_types == 1
     merged.save(tmp_path)
     read = UserModel.load(tmp_path)
