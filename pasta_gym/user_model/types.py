@@ -24,7 +24,7 @@ RATING_DEVIATION = 0.2
 
 MERGE_THRESHOLD = 0.025
 """Divergence in bits within a merged group. In the mini world's first world the same type diverges from itself by 0.008
-to 0.017 between two fits of the same raters, and different types by 0.057 or more: the default lies between."""
+to 0.019 between two fits of the same raters, and different types by 0.057 or more: the default lies between."""
 
 _ROWS = 512  # scored at once: bounds memory at any number of labels
 
