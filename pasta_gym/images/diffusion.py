@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pasta_gym.images.batches import work_in_batches
+from pasta_gym.images.conditions import Encoded, PromptConditions, joined
+from pasta_gym.images.model_config import DiffusionModelConfig
 from pasta_gym.seeding import seeds_for_torch
 from pasta_gym.types import ImageArray, ImageEmbedder, Images, IntArray, PromptBook, UInt64Array
 
@@ -15,34 +16,33 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_BATCH_SIZE = 16
-# What StableDiffusionXLPipeline.encode_prompt returns, in order, by the names its __call__ takes them.
-_SDXL_EMBEDDINGS = (
-    "prompt_embeds",
-    "negative_prompt_embeds",
-    "pooled_prompt_embeds",
-    "negative_pooled_prompt_embeds",
-)
 
 
 class DiffusionImages:
     """An image generator around a diffusers pipeline.
 
-    Every picture has a ``torch.Generator`` of its own, seeded by its key, so what it shows does not depend on
-    the batch it was painted in. Pipelines with SDXL's prompt embeddings get them encoded once for each distinct
-    prompt of a call; others get the texts.
+    Every picture has a ``torch.Generator`` of its own on the CPU, seeded by its key: its first latents and the noise
+    that a scheduler adds on the way come from there. So what it shows does not depend on the batch it was painted in
+    (up to rounding: a GPU may add in another order in another batch), nor on the device. Pipelines that take prompt
+    embeddings get them encoded once for each distinct prompt of a call; others get the texts.
 
     Args:
         pipeline: A diffusers text-to-image pipeline, on its device.
         prompt_book: Writes ids out in words.
         encode_images: Embeds the pictures.
         embedding_dim: Width d of its embeddings.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the pictures in pixels; one number for both.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale.
-        batch_size: Pictures painted at once.
+        batch_size: Pictures painted at once. It shrinks, with a warning, when they do not fit the memory.
+        max_sequence_length: Longest prompt in tokens, for pipelines that let one choose.
+        fill_batches: Fill up the last batch with copies, for compiled pipelines: another shape would be compiled anew.
+
+    Attributes:
+        encoder_sha256: Hash of the encoder of the embeddings, if whoever builds this knows it.
 
     Raises:
-        ValueError: If steps or batch_size is under 1.
+        ValueError: If steps, size or batch_size is under 1, or the pipeline has no ``max_sequence_length``.
     """
 
     def __init__(
@@ -52,24 +52,69 @@ class DiffusionImages:
         encode_images: ImageEmbedder,
         embedding_dim: int,
         *,
-        size: int,
+        size: int | tuple[int, int],
         steps: int,
         guidance: float,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        max_sequence_length: int | None = None,
+        fill_batches: bool = False,
     ) -> None:
-        for name, number in (("steps", steps), ("batch_size", batch_size), ("size", size)):
+        height, width = (size, size) if isinstance(size, int) else size
+        for name, number in (("steps", steps), ("batch_size", batch_size), ("size", min(height, width))):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         self.pipeline = pipeline
         self.prompt_book = prompt_book
         self.encode_images = encode_images
         self.embedding_dim = embedding_dim
-        self.size = size
+        self.height, self.width = height, width
         self.steps = steps
         self.guidance = guidance
+        self.encoder_sha256: str | None = None
         self.batch_size = batch_size
-        accepted = inspect.signature(type(pipeline).__call__).parameters
-        self._takes_sdxl_embeddings = all(name in accepted for name in _SDXL_EMBEDDINGS)
+        self.max_sequence_length = max_sequence_length
+        self.fill_batches = fill_batches
+        self._conditions = PromptConditions(pipeline, guidance, max_sequence_length)
+
+    @classmethod
+    def load(
+        cls, config: DiffusionModelConfig, prompt_book: PromptBook, encode_images: ImageEmbedder, embedding_dim: int
+    ) -> DiffusionImages:
+        """Load a pipeline and put it behind a generator.
+
+        Raises:
+            ValueError: If the pipeline cannot be loaded; missing files are named, with the command that fetches them.
+        """
+        from pasta_gym.images.pipelines import load_pipeline
+
+        return cls(
+            load_pipeline(config),
+            prompt_book,
+            encode_images,
+            embedding_dim,
+            size=(config.height, config.width),
+            steps=config.steps,
+            guidance=config.guidance,
+            batch_size=config.batch_size,
+            max_sequence_length=config.max_sequence_length,
+            fill_batches=config.compile,
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a picture depends on beside the model's weights, its prompt and its key, as plain data."""
+        scheduler = getattr(self.pipeline, "scheduler", None)
+        options = dict(getattr(scheduler, "config", {}))
+        return {
+            "scheduler": type(scheduler).__name__,
+            "scheduler_options": {k: str(v) for k, v in sorted(options.items()) if not k.startswith("_")},
+            "steps": self.steps,
+            "guidance": float(self.guidance),
+            "height": self.height,
+            "width": self.width,
+            "dtype": str(getattr(self.pipeline, "dtype", "unknown")).removeprefix("torch."),
+            "max_sequence_length": self.max_sequence_length,
+        }
 
     def generate(self, prompts: IntArray, keys: UInt64Array) -> Images:
         """Paint prompts.
@@ -79,60 +124,80 @@ class DiffusionImages:
             keys: ``(N, M)`` random keys.
 
         Returns:
-            Pixels ``(N, M, size, size, 3)`` uint8 and their embeddings ``(N, M, d)`` float32.
+            Pixels ``(N, M, height, width, 3)`` uint8 and their embeddings ``(N, M, d)`` float32.
+
+        Raises:
+            RuntimeError: If one picture alone does not fit the memory, or the scheduler draws from torch's global
+                generator.
+            ValueError: If the pipeline paints values that are no numbers.
         """
         keys = np.asarray(keys, dtype=np.uint64)
         n_images = keys.size
         distinct, positions = np.unique(np.asarray(prompts, dtype=np.int64), return_inverse=True)
         rows = np.repeat(positions.reshape(-1), keys.shape[1])
         texts = self.prompt_book.texts(distinct)
-        encoded = self._encode(texts) if self._takes_sdxl_embeddings else None
+        encoded = self._encode(texts) if self._conditions.are_encoded and texts else None
         seeds = seeds_for_torch(keys)
-        pixels = np.zeros((n_images, self.size, self.size, 3), dtype=np.uint8)
-        for start in range(0, n_images, self.batch_size):
-            chunk = slice(start, start + self.batch_size)
+        pixels = np.zeros((n_images, self.height, self.width, 3), dtype=np.uint8)
+
+        def paint(chunk: slice) -> None:
             pixels[chunk] = self._paint(rows[chunk], texts, encoded, seeds[chunk])
+
+        self.batch_size = work_in_batches(n_images, self.batch_size, paint)
         embeddings = np.asarray(self.encode_images(pixels), dtype=np.float32)
         return Images(
             embeddings.reshape(*keys.shape, self.embedding_dim), pixels.reshape(*keys.shape, *pixels.shape[1:])
         )
 
-    def _encode(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
-        """Encode each text once: SDXL's four tensors, one row a text."""
+    def _encode(self, texts: list[str]) -> Encoded:
+        """Encode each text once."""
+        parts: list[Encoded] = []
+
+        def encode(chunk: slice) -> None:
+            parts.append(self._conditions.encode(texts[chunk]))
+
+        work_in_batches(len(texts), self.batch_size, encode)
+        return joined(parts)
+
+    def _paint(self, rows: IntArray, texts: list[str], encoded: Encoded | None, seeds: list[int]) -> ImageArray:
+        """Paint one batch: the texts at ``rows (n,)`` with seeds ``(n,)``, as ``(n, height, width, 3)`` uint8."""
         import torch
 
-        parts: list[tuple[torch.Tensor, ...]] = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), self.batch_size):
-                parts.append(
-                    self.pipeline.encode_prompt(
-                        prompt=texts[start : start + self.batch_size],
-                        num_images_per_prompt=1,
-                        do_classifier_free_guidance=True,
-                    )
-                )
-        return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(_SDXL_EMBEDDINGS)}
-
-    def _paint(
-        self, rows: IntArray, texts: list[str], encoded: Mapping[str, torch.Tensor] | None, seeds: list[int]
-    ) -> ImageArray:
-        """Paint one batch: the texts at ``rows (n,)`` with seeds ``(n,)``, as ``(n, size, size, 3)`` uint8."""
-        import torch
-
+        n = len(rows)
+        if self.fill_batches and n < self.batch_size:
+            copies = np.arange(self.batch_size) % n
+            rows, seeds = rows[copies], [seeds[i] for i in copies]
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        if encoded is None:
-            conditions: dict[str, Any] = {"prompt": [texts[i] for i in rows]}
-        else:
-            index = torch.from_numpy(np.asarray(rows))
-            conditions = {name: part[index.to(part.device)] for name, part in encoded.items()}
+        before = _global_states()
         output = self.pipeline(
-            **conditions,
-            height=self.size,
-            width=self.size,
+            **self._conditions.select(rows, texts, encoded),
+            height=self.height,
+            width=self.width,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             generator=generators,
             output_type="np",
         )
-        painted: ImageArray = np.rint(np.clip(np.asarray(output.images), 0, 1) * 255).astype(np.uint8)
-        return painted
+        if any(not torch.equal(old, new) for old, new in zip(before, _global_states(), strict=True)):
+            raise RuntimeError(
+                f"{type(getattr(self.pipeline, 'scheduler', None)).__name__} draws from torch's global generator, so a "
+                "picture would depend on what was painted before it; choose another scheduler"
+            )
+        painted = np.asarray(output.images)[:n]
+        if not np.isfinite(painted).all():
+            raise ValueError(
+                f"the pipeline painted values that are no numbers in {self.settings['dtype']}; use dtype='bfloat16' "
+                "or 'float32', or an autoencoder made for float16"
+            )
+        whole: ImageArray = np.rint(np.clip(painted, 0, 1) * 255).astype(np.uint8)
+        return whole
+
+
+def _global_states() -> list[torch.Tensor]:
+    """The states of torch's global generators, to see whether somebody drew from them."""
+    import torch
+
+    states = [torch.random.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state())
+    return states

@@ -1,0 +1,110 @@
+"""An image generator that paints only what was never painted before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pasta_gym.images.diffusion import DiffusionImages
+from pasta_gym.images.image_cache import CachedImage, ImageCache, image_key
+from pasta_gym.seeding import seeds_for_torch
+from pasta_gym.types import FloatArray, ImageArray, Images, IntArray, UInt64Array
+
+
+class CachedImages:
+    """``DiffusionImages`` with a cache before it.
+
+    A picture that comes from the cache is the one that was painted, to the bit. A broken entry is painted again. A
+    picture that another encoder embedded is embedded again and not painted.
+
+    Args:
+        images: Paints what is missing.
+        cache: Where pictures are kept.
+        model: The model's identity, see ``pasta_gym.images.pipelines.model_identity``; the painter's settings are
+            added to it.
+        encoder_fingerprint: Names the encoder of the embeddings.
+
+    Attributes:
+        identity: What a picture depends on beside its prompt and seed.
+    """
+
+    def __init__(
+        self, images: DiffusionImages, cache: ImageCache, *, model: Mapping[str, Any], encoder_fingerprint: str
+    ) -> None:
+        self.images = images
+        self.cache = cache
+        self.encoder_fingerprint = encoder_fingerprint
+        self.embedding_dim = images.embedding_dim
+        self.identity: dict[str, Any] = {"model": dict(model), **images.settings}
+
+    @property
+    def encoder_sha256(self) -> str | None:
+        """Hash of the encoder of the embeddings, where it is known."""
+        return self.images.encoder_sha256
+
+    def generate(self, prompts: IntArray, keys: UInt64Array) -> Images:
+        """Paint prompts ``(N,)`` with random keys ``(N, M)``, or find their pictures; as ``DiffusionImages`` does."""
+        keys = np.asarray(keys, dtype=np.uint64)
+        prompts = np.repeat(np.asarray(prompts, dtype=np.int64), keys.shape[1])
+        seeds = seeds_for_torch(keys)
+        texts = self.images.prompt_book.texts(prompts)
+        names = [image_key(self.identity, text, seed) for text, seed in zip(texts, seeds, strict=True)]
+        pixels = np.zeros((keys.size, self.images.height, self.images.width, 3), dtype=np.uint8)
+        embeddings = np.zeros((keys.size, self.embedding_dim), dtype=np.float32)
+        first = {name: i for i, name in reversed(list(enumerate(names)))}  # equal prompts and keys: one picture
+        unpainted, unembedded = [], []
+        for name, i in first.items():
+            kept = self._kept(name)
+            if kept is None:
+                unpainted.append(i)
+                continue
+            pixels[i] = kept.pixels
+            if self.encoder_fingerprint in kept.embeddings:
+                embeddings[i] = kept.embeddings[self.encoder_fingerprint]
+            else:
+                unembedded.append((i, kept))
+        self._paint(sorted(unpainted), prompts, keys.reshape(-1), pixels, embeddings)
+        if unembedded:
+            rows = [i for i, _ in unembedded]
+            embeddings[rows] = self.images.encode_images(pixels[rows])
+        for i in unpainted:
+            self._keep(names[i], pixels[i], embeddings[i], {}, texts[i], seeds[i])
+        for i, kept in unembedded:
+            self._keep(names[i], pixels[i], embeddings[i], kept.embeddings, texts[i], seeds[i])
+        source = [first[name] for name in names]
+        shape = keys.shape
+        return Images(
+            embeddings[source].reshape(*shape, self.embedding_dim), pixels[source].reshape(*shape, *pixels.shape[1:])
+        )
+
+    def _kept(self, name: str) -> CachedImage | None:
+        kept = self.cache.get(name)
+        if kept is None or kept.pixels.shape != (self.images.height, self.images.width, 3):
+            return None
+        own = kept.embeddings.get(self.encoder_fingerprint)
+        if own is not None and own.shape != (self.embedding_dim,):
+            return None
+        return kept
+
+    def _paint(
+        self, rows: list[int], prompts: IntArray, keys: UInt64Array, pixels: ImageArray, embeddings: FloatArray
+    ) -> None:
+        if not rows:
+            return
+        painted = self.images.generate(prompts[rows], keys[rows][:, None])
+        assert painted.pixels is not None
+        pixels[rows], embeddings[rows] = painted.pixels[:, 0], painted.embeddings[:, 0]
+
+    def _keep(
+        self,
+        name: str,
+        pixels: ImageArray,
+        embedding: FloatArray,
+        others: Mapping[str, FloatArray],
+        text: str,
+        seed: int,
+    ) -> None:
+        embeddings = {**others, self.encoder_fingerprint: embedding}
+        self.cache.put(name, CachedImage(pixels, embeddings), about={"prompt": text, "seed": str(seed)})

@@ -1,0 +1,88 @@
+import logging
+
+import numpy as np
+import pytest
+
+from pasta_gym.images.batches import work_in_batches
+
+
+class Memory:
+    """Holds so many items at once and keeps a list of what was done."""
+
+    def __init__(self, room):
+        self.room = room
+        self.done, self.tried = [], []
+
+    def __call__(self, chunk):
+        import torch
+
+        size = chunk.stop - chunk.start
+        self.tried.append(size)
+        if size > self.room:
+            raise torch.OutOfMemoryError("no room")
+        self.done += range(chunk.start, chunk.stop)
+
+
+def test_what_does_not_fit_is_halved_and_said(caplog):
+    memory = Memory(room=3)
+    with caplog.at_level(logging.WARNING):
+        fitted = work_in_batches(10, 8, memory)
+    assert memory.done == list(range(10))
+    assert memory.tried == [8, 4, 2, 2, 2, 2, 2]
+    assert fitted == 2
+    assert "a batch of 8 pictures does not fit the memory; going on with 4" in caplog.text
+    assert "a batch of 4 pictures does not fit the memory; going on with 2" in caplog.text
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 17])
+def test_what_fits_is_done_once_in_order(n):
+    memory = Memory(room=100)
+    assert work_in_batches(n, 8, memory) == 8
+    assert memory.done == list(range(n))
+    assert memory.tried == [8] * (n // 8) + [n % 8] * (n % 8 > 0)
+
+
+def test_a_single_item_that_does_not_fit():
+    with pytest.raises(RuntimeError, match=r"not even one picture fits .* offload='model'"):
+        work_in_batches(3, 2, Memory(room=0))
+
+
+def test_other_errors_pass():
+    def fails(chunk):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work_in_batches(3, 2, fails)
+
+
+def test_a_painter_goes_on_with_smaller_batches():
+    import types
+
+    from pasta_gym.images import DiffusionImages
+    from pasta_gym.seeding import mix
+    from tests.env.tiny_world import TinyBook
+
+    class SmallPipeline:
+        def __init__(self):
+            self.sizes = []
+
+        def __call__(self, prompt, height, width, num_inference_steps, guidance_scale, generator, output_type):
+            import torch
+
+            self.sizes.append(len(prompt))
+            if len(prompt) > 2:
+                raise torch.OutOfMemoryError("no room")
+            noise = torch.stack([torch.rand(height, width, 3, generator=g) for g in generator])
+            return types.SimpleNamespace(images=noise.numpy())
+
+    def paint(pipeline, batch_size):
+        images = DiffusionImages(
+            pipeline, TinyBook(), lambda p: p.mean(axis=(1, 2)), 3, size=8, steps=1, guidance=0, batch_size=batch_size
+        )
+        return images, images.generate(np.array([1, 2, 3]), mix(np.arange(3)[:, None], np.arange(2)))
+
+    pipeline = SmallPipeline()
+    images, painted = paint(pipeline, 4)
+    assert pipeline.sizes == [4, 2, 2, 2]
+    assert images.batch_size == 2
+    np.testing.assert_array_equal(painted.pixels, paint(SmallPipeline(), 1)[1].pixels)

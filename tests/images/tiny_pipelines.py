@@ -1,0 +1,130 @@
+"""Pipelines of the real classes, a few thousand weights small, written to disk as save_pretrained writes them."""
+
+import contextlib
+import pathlib
+
+from pasta_gym.images import DiffusionModelConfig
+from pasta_gym.mini.tokenizer import END_ID, START_ID, build_tokenizer
+from pasta_gym.mini.weights import weights_directory
+from pasta_gym.torchvision_ops import ensure_importable
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without the progress bars of the libraries."""
+    ensure_importable()
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for log in (diffusers_logging, transformers_logging):
+        log.disable_progress_bar()
+    yield
+
+
+def tiny_vae(scaling_factor, shift_factor=None):
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=32,
+        scaling_factor=scaling_factor,
+        shift_factor=shift_factor,
+    )
+
+
+def tiny_clip_text(tokenizer):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=START_ID,
+        eos_token_id=END_ID,
+        pad_token_id=END_ID,
+    )
+    return CLIPTextModel(config)
+
+
+def write_tiny_flux(folder):
+    """Write a Flux pipeline with random weights for pictures of 32 x 32 pixels."""
+    with quiet():
+        import torch
+        from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+        from transformers import T5Config, T5EncoderModel
+
+        tokenizer = build_tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pipeline = FluxPipeline(
+                scheduler=FlowMatchEulerDiscreteScheduler(),
+                vae=tiny_vae(0.5, 0.1),
+                text_encoder=tiny_clip_text(tokenizer),
+                tokenizer=tokenizer,
+                text_encoder_2=T5EncoderModel(
+                    T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+                ),
+                tokenizer_2=tokenizer,
+                transformer=FluxTransformer2DModel(
+                    in_channels=16,
+                    num_layers=1,
+                    num_single_layers=1,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=16,
+                    pooled_projection_dim=16,
+                    axes_dims_rope=(4, 4, 8),
+                ),
+            )
+        pipeline.save_pretrained(folder)
+
+
+def write_tiny_stable_diffusion(folder):
+    """Write a Stable Diffusion 1 pipeline with random weights for pictures of 32 x 32 pixels."""
+    with quiet():
+        import torch
+        from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+        tokenizer = build_tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pipeline = StableDiffusionPipeline(
+                vae=tiny_vae(0.5),
+                text_encoder=tiny_clip_text(tokenizer),
+                tokenizer=tokenizer,
+                unet=UNet2DConditionModel(
+                    sample_size=16,
+                    down_block_types=("CrossAttnDownBlock2D",),
+                    up_block_types=("CrossAttnUpBlock2D",),
+                    block_out_channels=(16,),
+                    layers_per_block=1,
+                    attention_head_dim=2,
+                    cross_attention_dim=16,
+                    norm_num_groups=2,
+                ),
+                scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        pipeline.save_pretrained(folder)
+
+
+def sdxl_config(**changes):
+    """The mini world's SDXL, which is a folder of the real format."""
+    fields = {"steps": 2, "guidance": 2.0, "height": 64, "width": 64, "device": "cpu", **changes}
+    return DiffusionModelConfig(str(weights_directory() / "sdxl"), **fields)
+
+
+def tiny_config(folder: pathlib.Path, **changes):
+    fields = {"steps": 2, "guidance": 0.0, "height": 32, "width": 32, "device": "cpu", **changes}
+    return DiffusionModelConfig(str(folder), **fields)
