@@ -51,6 +51,16 @@ class ValueModel(nn.Module):
         """Where the weights are."""
         return self.offset.device
 
+    def recompute_activations(self) -> None:
+        """Keep few activations and compute the others twice: less memory for a third more time when training."""
+        model = self.language_model
+        # Later releases of transformers have another name for it and warn of the earlier one.
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable()
+        else:
+            model.gradient_checkpointing_enable()
+        self.train()  # transformers recomputes in this mode alone; dropout is 0
+
     def forward(self, tree: TokenTree, past: TokenTree | None = None, cache: Any = None) -> Tensor:
         """Values at every token, ``(B, S, 2)`` float32: f in the first column, v in the second.
 

@@ -32,6 +32,14 @@ def test_everything_comes_back_across_shards(stored, shards):
                     )
 
 
+def test_the_words_come_back_beside_their_embeddings(stored, shards):
+    dataset = storage.load(stored)
+    texts = dataset.texts(np.array([5]), np.array([1]))
+    assert texts["candidate_texts"][0].tolist() == [f"prompt {i}" for i in shards[1].candidates[1, 1]]
+    assert texts["initial_prompt_text"].tolist() == [f"prompt {shards[1].initial_prompts[1]}"]
+    assert dataset.prompt_texts.tolist() == storage.read_prompt_texts(stored)
+
+
 def test_the_tables_can_be_read_without_this_package(stored, shards):
     turns = pq.read_table(stored / "turns.parquet").to_pylist()
     assert len(turns) == 18
