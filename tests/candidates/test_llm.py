@@ -161,6 +161,16 @@ def test_the_worlds_own_generator_is_the_first_fallback():
     assert len({p for row in proposal.prompts for p in row}) == 25
 
 
+def test_the_worlds_own_generator_keeps_to_the_budget_too():
+    def too_long(conversation, key):
+        return [("Own", "a fox " + "very " * 20), ("Own", "a red fox")]
+
+    generator = made("no", preferred=too_long)
+    (proposal,) = generator.proposals(conversation(generator.prompt_book))
+    assert proposal.prompts[0][0] == "a red fox"
+    assert max(count_words(p) for row in proposal.prompts for p in row) <= 14
+
+
 @pytest.mark.parametrize("turns", range(6))
 def test_the_budget_is_the_papers_rounded_down(turns):
     book = InternedPromptBook()

@@ -129,8 +129,8 @@ def test_what_cannot_be_loaded_says_how_to_get_it(tmp_path):
 
 
 def test_weights_that_could_run_code_are_not_read(writer, tmp_path):
-    chain_model.save_chain_model(tmp_path, chain(*LINES[:2]))
+    chain_model.save_chain_model(tmp_path, chain(*LINES))  # so that nothing but the format is wrong
     (tmp_path / "model.safetensors").unlink()
     torch.save(writer._model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"cannot be loaded .* It needs safetensors"):
+    with pytest.raises(ValueError, match=r"no file named model\.safetensors"):
         TransformersChat(tmp_path, device="cpu")
