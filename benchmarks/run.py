@@ -2,7 +2,7 @@
 
 python -m benchmarks.run agent=iql reward=sparse data=simulated seed=0
 python -m benchmarks.run --multirun experiment=main_table
-python -m benchmarks.run checkpoint=RUN_DIR images=diffusion
+python -m benchmarks.run checkpoint=RUN_DIR images=diffusion        or images=painter, images=diffusion_8
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.tracking import Tracker, TrackingConfig, make_tracker
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, TrajectoryDataset, collect, load, provenance
 from pasta_gym.trajectories.dataset import REWARDS, Reward
 from pasta_gym.trajectories.files import digest, whole_folder, write_json, write_text
+from pasta_gym.worlds import make_world
 
 logger = logging.getLogger(__name__)
 CONFIG_FOLDER = pathlib.Path(__file__).parent.parent / "conf"
@@ -89,15 +90,17 @@ def read_settings(config: DictConfig) -> Settings:
         raise ValueError(f"unknown keys {unknown}; known ones: {', '.join(KEYS)}")
     if resolved["checkpoint"] is not None:
         resolved = with_checkpoint(resolved)
-    for name, known in (("reward", REWARDS), ("images", ("surrogate", "diffusion"))):
-        if resolved[name] not in known:
-            raise ValueError(f"{name} must be one of {known}, got {resolved[name]!r}")
+    if resolved["reward"] not in REWARDS:
+        raise ValueError(f"reward must be one of {REWARDS}, got {resolved['reward']!r}")
     if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {resolved['seed']!r}")
     evaluation = instantiate(resolved["evaluation"])
     environment = replace(
         instantiate(resolved["env"]), images=resolved["images"], reward=resolved["reward"], split=evaluation.split
     )
+    known = tuple(make_world(environment.world).image_generators)
+    if environment.images not in known:
+        raise ValueError(f"images must be one of {known}, got {environment.images!r}")
     data = instantiate(resolved["data"])
     data = replace(
         data, environment=replace(environment, images=data.environment.images, reward="dense", split="train")
@@ -108,7 +111,7 @@ def read_settings(config: DictConfig) -> Settings:
         agent=agent_name(resolved["agent"]),
         reward=resolved["reward"],
         data=str(resolved["data_name"]),
-        world=environment.world,
+        world=environment.world_name,
         images=resolved["images"],
         split=evaluation.split,
         seed=resolved["seed"],
@@ -224,7 +227,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
 
 def make_environment(settings: Settings) -> Any:
     """Make the vector environment of an evaluation; pictures are painted for fewer conversations at a time."""
-    largest = DIFFUSION_BATCH if settings.environment.images == "diffusion" else settings.evaluation.batch_size
+    largest = DIFFUSION_BATCH if settings.environment.images != "surrogate" else settings.evaluation.batch_size
     n_envs = min(largest, settings.evaluation.batch_size, settings.evaluation.n_episodes)
     return settings.environment.make(n_envs, reveal=True)
 
@@ -331,8 +334,6 @@ def _send_slates(settings: Settings, agent: Agent, tracker: Tracker) -> None:
 
 def user_model_folder(world: str) -> str:
     """Name the folder of a shipped world's user model, for agents that are given it (``${user_model_folder:mini}``)."""
-    from pasta_gym.worlds import make_world
-
     return str(make_world(world).user_model)
 
 

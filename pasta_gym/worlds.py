@@ -6,7 +6,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,22 @@ from pasta_gym.types import (
 )
 
 SPLITS = ("train", "validation", "test")
+
+
+@runtime_checkable
+class WorldRecipe(Protocol):
+    """Plain values that a world is made from. Equal recipes make one world a process, so they can be hashed."""
+
+    @property
+    def name(self) -> str:
+        """What results call the world."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+    def make(self) -> World:
+        """Make the world; ValueError if a part is missing. Models are loaded later, when they are first needed."""
+        ...
 
 
 class CandidateGeneratorFactory(Protocol):
@@ -54,6 +70,9 @@ class World:
         embedding_bound: No component of an embedding is larger than this; the observation space's limit.
         held_out: For prompt ids, whether they show a combination that nothing was trained on; None where there is
             no such thing. Results are reported apart for them.
+        fingerprint: Names the models of a world whose files are not the package's own, one entry a model; what was
+            collected or evaluated in the world is filed under it.
+        recipe: What the world was made from. Copies in other processes are made from it too.
     """
 
     name: str
@@ -66,6 +85,8 @@ class World:
     picture_size: int = 64
     embedding_bound: float = 1000.0
     held_out: Callable[[IntArray], NDArray[np.bool_]] | None = None
+    fingerprint: Callable[[], dict[str, str]] | None = None
+    recipe: WorldRecipe | None = None
     _made: dict[str, ImageGenerator] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def image_generator(self, name: str) -> ImageGenerator:
@@ -97,8 +118,9 @@ class World:
         return self
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if self.name in WORLDS and make_world(self.name) is self:
-            return make_world, (self.name,)
+        source = self.name if self.recipe is None else self.recipe
+        if (source in WORLDS or self.recipe is not None) and make_world(source) is self:
+            return make_world, (source,)
         fields = (
             self.name,
             self.prompt_book,
@@ -110,6 +132,7 @@ class World:
             self.picture_size,
             self.embedding_bound,
             self.held_out,
+            self.fingerprint,
         )
         return type(self), fields
 
@@ -170,27 +193,44 @@ def _make_mini() -> World:
         drawn.encoder_sha256 = read_card(folder / "surrogate").get("fitted_to", {}).get("clip")
         return drawn
 
-    def diffusion() -> ImageGenerator:
+    def diffusion(steps: int | None = None) -> ImageGenerator:
         from pasta_gym.mini import sdxl
         from pasta_gym.mini.clip import load_clip
 
         clip_model = load_clip()
-        return DiffusionImages(
+        painted = DiffusionImages(
             sdxl.load_pipeline(),
             book,
             clip_model.encode_images,
             clip_model.embedding_dim,
             size=sdxl.IMAGE_SIZE,
-            steps=sdxl.DEFAULT_STEPS,
+            steps=steps or sdxl.DEFAULT_STEPS,
             guidance=sdxl.DEFAULT_GUIDANCE,
         )
+        painted.encoder_sha256 = file_hash(clip)
+        return painted
+
+    def painter() -> ImageGenerator:
+        from pasta_gym.images.painter import PainterImages
+        from pasta_gym.mini.clip import load_clip
+
+        clip_model = load_clip()
+        painted = PainterImages(clip_model.encode_images, clip_model.embedding_dim)
+        painted.encoder_sha256 = file_hash(clip)
+        return painted
 
     return World(
         name="mini",
         prompt_book=book,
         initial_prompts={split: grammar.initial_prompt_ids(split) for split in SPLITS},
         text_encoder=text_encoder,
-        image_generators={"surrogate": surrogate, "diffusion": diffusion},
+        image_generators={
+            "surrogate": surrogate,
+            "diffusion": diffusion,
+            # Other hands for agents that learned on the first two: see the page on full-size models.
+            "diffusion_8": functools.partial(diffusion, steps=8),
+            "painter": painter,
+        },
         candidate_generator=_mini_candidates,
         user_model=folder / "user_model",
         picture_size=64,
@@ -198,19 +238,35 @@ def _make_mini() -> World:
     )
 
 
-WORLDS: Mapping[str, Callable[[], World]] = {"mini": _make_mini}
+def _make_full(name: str) -> World:
+    from pasta_gym.full import full_world_preset
+
+    return make_world(full_world_preset(name))
+
+
+WORLDS: Mapping[str, Callable[[], World]] = {
+    "mini": _make_mini,
+    "sdxl": functools.partial(_make_full, "sdxl"),
+    "flux": functools.partial(_make_full, "flux"),
+}
 
 
 @functools.cache
-def make_world(name: str) -> World:
-    """Return a shipped world; one object a process.
+def make_world(world: str | WorldRecipe) -> World:
+    """Return a world by its name or recipe; one object a process.
+
+    Args:
+        world: ``"mini"``, which is shipped; ``"sdxl"`` or ``"flux"`` with files where the page on full-size models puts
+            them; or a recipe, such as ``pasta_gym.full.FullWorldConfig``.
 
     Raises:
-        ValueError: If there is no world of that name, or its weights are missing.
+        ValueError: If there is no world of that name, or something that it needs is missing.
     """
-    if name not in WORLDS:
-        raise ValueError(f"world must be one of {tuple(WORLDS)} or a World of your own, got {name!r}")
-    return WORLDS[name]()
+    if isinstance(world, WorldRecipe):
+        return world.make()
+    if world not in WORLDS:
+        raise ValueError(f"world must be one of {tuple(WORLDS)}, a recipe or a World of your own, got {world!r}")
+    return WORLDS[world]()
 
 
 def load_user_model(given: UserModelProtocol | str | pathlib.Path, aggregator: str | None = None) -> UserModelProtocol:

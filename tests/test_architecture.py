@@ -22,7 +22,7 @@ LAYERS = (
     ("pasta_gym.user_model",),
     ("pasta_gym.candidates",),
     ("pasta_gym.images",),
-    ("pasta_gym.worlds",),
+    ("pasta_gym.worlds", "pasta_gym.full"),  # a world by name may be full-size; those are built as worlds
     ("pasta_gym.envs",),
     ("pasta_gym.registration",),
     ("pasta_gym",),

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pasta_gym.types import CandidateGenerator, ImageGenerator, IntArray, UserModelProtocol
-from pasta_gym.worlds import World, load_user_model, make_world
+from pasta_gym.worlds import World, WorldRecipe, load_user_model, make_world
 
 REWARDS = ("sparse", "dense")
 UserModelArgument = UserModelProtocol | str | pathlib.Path | None
@@ -93,21 +93,21 @@ class Parts:
         return assemble, (self.config, self.world, self.user_model_argument)
 
 
-def assemble(config: PastaConfig, world: World | str, user_model: UserModelArgument = None) -> Parts:
+def assemble(config: PastaConfig, world: World | WorldRecipe | str, user_model: UserModelArgument = None) -> Parts:
     """Load the parts of an environment and check that they fit.
 
     Args:
         config: The plain arguments.
-        world: A shipped world's name or a world of your own.
+        world: A world's name or recipe, or a world of your own.
         user_model: A user model or the folder of one, or None for the world's.
 
     Raises:
         ValueError: If a name is unknown, a file cannot be loaded, or two parts do not fit each other.
     """
-    if isinstance(world, str):
+    if isinstance(world, str | WorldRecipe):
         world = make_world(world)
     elif not isinstance(world, World):
-        raise ValueError(f"world must be the name of a shipped world or a World, got {type(world).__name__}")
+        raise ValueError(f"world must be the name of a world, a recipe of one or a World, got {type(world).__name__}")
     initial_prompts = world.split(config.split)
     candidates = world.candidate_generator(config.split, config.n_candidates, config.n_categories)
     found = (candidates.n_candidates, len(candidates.category_titles))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+from pasta_gym.worlds import WorldRecipe
 
 SEED_STRIDE = 1 << 20
 """Episodes of one numbered stream of environment seeds; streams of different numbers never share an episode."""
@@ -15,9 +17,9 @@ class EnvironmentConfig:
 
     Attributes:
         id: The registered environment.
-        world: Name of a shipped world.
+        world: Name of a world, or the recipe of one.
         split: Initial prompts of ``"train"``, ``"validation"`` or ``"test"``.
-        images: ``"surrogate"`` or ``"diffusion"``.
+        images: Name of one of the world's image generators: ``"surrogate"``, ``"diffusion"``.
         reward: ``"sparse"`` or ``"dense"``.
         user_model: Folder of a user model, or None for the world's own.
         n_candidates: The paper's ``L_C``.
@@ -29,7 +31,7 @@ class EnvironmentConfig:
     """
 
     id: str = "PastaT2I-v0"
-    world: str = "mini"
+    world: str | WorldRecipe = "mini"
     split: str = "train"
     images: str = "surrogate"
     reward: str = "dense"
@@ -40,6 +42,11 @@ class EnvironmentConfig:
     images_per_prompt: int = 4
     horizon: int = 5
     aggregator: str | None = None
+
+    @property
+    def world_name(self) -> str:
+        """What results call the world."""
+        return self.world if isinstance(self.world, str) else self.world.name
 
     def make(self, n_envs: int, *, reveal: bool = False, render_mode: str | None = None) -> Any:
         """Make the vector environment.
@@ -56,7 +63,8 @@ class EnvironmentConfig:
 
         import pasta_gym  # noqa: F401  registers the ids
 
-        arguments = {name: value for name, value in asdict(self).items() if name != "id" and value is not None}
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        arguments = {name: value for name, value in given.items() if name != "id" and value is not None}
         if render_mode is not None:
             arguments["render_mode"] = render_mode
         envs = gymnasium.make_vec(

@@ -1,0 +1,200 @@
+"""A full-size world out of tiny models in their real formats: only the number of weights differs."""
+
+import dataclasses
+import json
+import pathlib
+import pickle
+import shutil
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import pasta_gym  # noqa: F401
+from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_preset
+from pasta_gym.images import CachedImages, DiffusionImages
+from pasta_gym.mini.weights import weights_directory
+from pasta_gym.trajectories import EnvironmentConfig
+from pasta_gym.worlds import WorldRecipe, make_world
+from tests.images.tiny_pipelines import quiet, tiny_config, write_tiny_flux
+
+CONF = pathlib.Path(__file__).parents[2] / "conf"
+TINY_CLIP = {
+    "embed_dim": 64,  # that of the shipped user model
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def write_tiny_clip(folder):
+    import torch
+    from safetensors.torch import save_file
+
+    from pasta_gym.encoders.open_clip_models import import_open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = import_open_clip().CLIP(**json.loads(json.dumps(TINY_CLIP)))
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": {}}))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+
+
+def write_user_model(folder):
+    """The shipped users; their metadata no longer says which encoder they were fitted with."""
+    shutil.copytree(weights_directory() / "user_model", folder)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata.pop("encoder", None)
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("full")
+    write_tiny_flux(root / "flux")
+    write_tiny_clip(root / "clip")
+    write_user_model(root / "users")
+    (root / "prompts.txt").write_text("".join(f"a cat number {i}\n" for i in range(60)))
+    return FullWorldConfig(
+        name="tiny-flux",
+        image_model=tiny_config(root / "flux", max_sequence_length=16),
+        chat=ChatConfig("rules"),
+        clip=ClipConfig(str(root / "clip"), tag=None, device="cpu"),
+        user_model=str(root / "users"),
+        initial_prompts=str(root / "prompts.txt"),
+        image_cache=str(root / "images"),
+        reply_cache="",
+    )
+
+
+SMALL = {"slate_size": 2, "images_per_prompt": 2, "horizon": 2}
+
+
+def play(world, seed):
+    with quiet():
+        env = gym.make("PastaT2I-v0", world=world, split="train", reward="dense", **SMALL)
+    observation, info = env.reset(seed=seed)
+    seen, rewards, words = [observation], [], [info["initial_prompt"]]
+    for _ in range(SMALL["horizon"]):
+        observation, reward, terminated, _, info = env.step(np.array([0, 7]))
+        seen.append(observation)
+        rewards.append(reward)
+        words += info["slate"]
+    assert terminated
+    assert env.observation_space.contains(observation)
+    env.close()
+    return seen, rewards, words
+
+
+def test_an_episode_through_the_real_classes(config):
+    seen, rewards, words = play(config, seed=3)
+    assert words[0].startswith("a cat number")
+    assert all(0 <= reward <= 10 for reward in rewards)
+    assert np.abs(seen[-1]["slate_images"]).min(axis=-1).max() > 0
+    images = make_world(config).image_generator("diffusion")
+    assert isinstance(images, CachedImages)
+    n_pictures = len(images.cache)
+    assert n_pictures == 2 + SMALL["horizon"] * 4
+    again, rewards_again, words_again = play(config, seed=3)
+    assert words_again == words
+    assert rewards_again == rewards
+    np.testing.assert_array_equal(again[-1]["slate_images"], seen[-1]["slate_images"])
+    assert len(images.cache) == n_pictures
+
+
+def test_a_world_is_made_once_and_travels_as_its_recipe(config):
+    world = make_world(config)
+    assert isinstance(config, WorldRecipe)
+    assert make_world(dataclasses.replace(config)) is world
+    assert pickle.loads(pickle.dumps(world)) is world
+    assert dataclasses.replace(world, name="other").__reduce__()[0] is type(world)
+    other = make_world(dataclasses.replace(config, image_cache=""))
+    assert other is not world
+    with quiet():
+        assert isinstance(other.image_generator("diffusion"), DiffusionImages)
+
+
+def test_initial_prompts_are_split(config):
+    world = make_world(config)
+    splits = {name: set(ids.tolist()) for name, ids in world.initial_prompts.items()}
+    assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 60
+    assert all(text.startswith("a cat number") for text in world.prompt_book.texts(world.initial_prompts["train"]))
+
+
+def test_what_was_made_in_a_world_is_filed_under_its_models(config):
+    names = make_world(config).fingerprint()
+    assert set(names) == {"candidates", "encoder", "images", "user model"}
+    steps = dataclasses.replace(config, image_model=dataclasses.replace(config.image_model, steps=3))
+    changed = make_world(steps).fingerprint()
+    assert {name for name in names if names[name] != changed[name]} == {"images"}
+    assert EnvironmentConfig(world=config).world_name == "tiny-flux"
+    assert dataclasses.asdict(EnvironmentConfig(world=config))["world"]["image_model"]["steps"] == 2
+
+
+def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"the world 'sdxl' needs a user model.*benchmarks\.fit_user_model.*user_model"
+    ):
+        make_world("sdxl")
+    with pytest.raises(ValueError, match=r"the world 'flux' needs a user model"):
+        gym.make("PastaT2I-v0", world="flux")
+    shutil.copytree(config.user_model, tmp_path / "worlds" / "sdxl" / "user_model")
+    with pytest.raises(ValueError, match=r"needs initial prompts, and there is no .*worlds.sdxl.prompts\.txt"):
+        make_world("sdxl")
+    (tmp_path / "worlds" / "sdxl" / "prompts.txt").write_text("a cat\na dog\na house on a hill\n")
+    world = make_world("sdxl")
+    assert world.name == "sdxl"
+    assert world.picture_size == 1024
+    assert make_world("sdxl") is world
+    with pytest.raises(ValueError, match=r"world must be one of .*'sdxl', 'flux'.* got 'sdxk'"):
+        make_world("sdxk")
+    make_world.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "a/b"}, "name must be letters, digits.* got 'a/b'"),
+        ({"name": ""}, "name must be letters"),
+        ({"image_cache_gigabytes": 0}, "image_cache_gigabytes must be above 0, got 0"),
+    ],
+)
+def test_values_out_of_range(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **changes)
+
+
+def test_names_and_shapes_out_of_range(config):
+    wide = dataclasses.replace(config.image_model, width=64)
+    with pytest.raises(ValueError, match=r"square pictures, got 32 x 64"):
+        dataclasses.replace(config, image_model=wide)
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'gemini'"):
+        ChatConfig("gemini")
+    with pytest.raises(ValueError, match=r"backend 'openai' needs the name of a model"):
+        ChatConfig("openai")
+    with pytest.raises(ValueError, match=r"preset must be one of .* got 'mini'"):
+        full_world_preset("mini")
+    with pytest.raises(ValueError, match=r"unknown fields \['clips'\]"):
+        full_world_preset("sdxl", clips=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "steps"), [("sdxl", "stable-diffusion-xl", 30), ("flux", "FLUX.1-schnell", 4)]
+)
+def test_a_full_world_is_a_change_of_the_configuration(name, model, steps):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("run", overrides=[f"world={name}"])
+        mini = compose("run")
+    environment = instantiate(OmegaConf.to_container(composed.env, resolve=True))
+    assert isinstance(environment, EnvironmentConfig)
+    assert environment.world_name == name
+    assert model in environment.world.image_model.model
+    assert environment.world.image_model.steps == steps
+    assert composed.images == "diffusion"
+    assert instantiate(OmegaConf.to_container(composed.data, resolve=True)).environment.images == "diffusion"
+    assert mini.env.world == "mini"
+    assert mini.images == "surrogate"
