@@ -114,7 +114,9 @@ def test_the_vector_environment_is_many_single_ones(images):
         single, reward, *_ = env.step(action)
         assert reward == pytest.approx(rewards[i], abs=1e-4)
         assert_array_equal(single["choices"], batched["choices"][i])
-        assert_allclose(single["slate_images"], batched["slate_images"][i], atol=1e-4)
+        # Another batch sums in another order, and a pixel on the edge of two values is rounded the other way: on some
+        # processors that moves an embedding, whose entries are around 10 and up to 100, by a few thousandths.
+        assert_allclose(single["slate_images"], batched["slate_images"][i], atol=1e-4 if images == "surrogate" else 0.02)
         env.close()
     envs.close()
 
