@@ -1,0 +1,258 @@
+"""How fast pictures are painted: this package against plain diffusers, prompt by prompt.
+
+python -m benchmarks.image_speed                          SDXL's full size with random weights, nothing to download
+python -m benchmarks.image_speed --model sdxl-turbo       a preset whose files are here
+python -m benchmarks.image_speed --model mini --repeats 3
+
+Weights do not change the time, so random ones of the right shapes will do. One line of JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pasta_gym.images import PRESETS, DiffusionImages
+from pasta_gym.images.pipelines import load_pipeline
+from pasta_gym.seeding import mix, seeds_for_torch
+from pasta_gym.torchvision_ops import ensure_importable
+from pasta_gym.types import FloatArray, ImageArray, IntArray, UInt64Array
+
+RANDOM_SDXL, MINI = "random-sdxl", "mini"
+TURNS, SLATE_SIZE, IMAGES_PER_PROMPT = 5, 4, 4
+PICTURES_PER_TRAJECTORY = IMAGES_PER_PROMPT * (1 + TURNS * SLATE_SIZE)
+"""The initial prompt's and every slate's, with the paper's sizes: 84."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Attributes:
+        model: What painted.
+        device: The GPU's name, or ``cpu``.
+        dtype: Precision.
+        size: Height and width of a picture in pixels.
+        steps: Denoising steps.
+        batch_size: Pictures painted at once, after any halving.
+        pictures: Painted in each repeat.
+        seconds_per_picture: Fastest repeat.
+        seconds_per_picture_plain: Of plain diffusers, one call a prompt.
+        seconds_per_turn: 16 pictures.
+        hours_per_1000_trajectories: 84,000 pictures, without candidates and embeddings.
+        peak_gigabytes: Most GPU memory in use, in 10^9 bytes.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    size: int
+    steps: int
+    batch_size: int
+    pictures: int
+    seconds_per_picture: float
+    seconds_per_picture_plain: float
+    seconds_per_turn: float
+    hours_per_1000_trajectories: float
+    peak_gigabytes: float
+
+
+class NumberedPrompts:
+    """A prompt book of as many prompts as one likes."""
+
+    def texts(self, ids: IntArray) -> list[str]:
+        """Write ids out in words."""
+        return [f"a castle by the sea at sunset, watercolor, number {i}" for i in ids]
+
+    def keys(self, ids: IntArray) -> UInt64Array:
+        """Return a random key for each id."""
+        return mix(ids)
+
+    def parse(self, text: str) -> int:
+        """Refuse: nobody types these."""
+        raise ValueError(f"numbered prompts are not read back, got {text!r}")
+
+
+def random_sdxl(dtype: str, device: str) -> Any:
+    """Build Stable Diffusion XL in its published shapes, with random weights."""
+    ensure_importable()
+    import torch
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from pasta_gym.mini.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = 77
+    small = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+    )
+    large = CLIPTextConfig(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=20,
+        projection_dim=1280,
+        hidden_act="gelu",
+    )
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(320, 640, 1280),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+            use_linear_projection=True,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            sample_size=1024,
+            scaling_factor=0.13025,
+        )
+        encoders = CLIPTextModel(small), CLIPTextModelWithProjection(large)
+    vae.enable_slicing()
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device, getattr(torch, dtype))
+
+
+def measure(
+    name: str,
+    pipeline: Any,
+    *,
+    size: int,
+    steps: int,
+    guidance: float,
+    batch_size: int,
+    n_prompts: int,
+    repeats: int,
+    max_sequence_length: int | None = None,
+) -> Speed:
+    """Time both ways on the same prompts and seeds."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    painter = DiffusionImages(
+        pipeline,
+        NumberedPrompts(),
+        _no_embedding,
+        1,
+        size=size,
+        steps=steps,
+        guidance=guidance,
+        batch_size=batch_size,
+        max_sequence_length=max_sequence_length,
+    )
+    prompts = np.arange(n_prompts)
+    keys = mix(prompts[:, None], np.arange(IMAGES_PER_PROMPT))
+
+    def plain() -> None:
+        for text, row in zip(painter.prompt_book.texts(prompts), keys, strict=True):
+            pipeline(
+                text,
+                height=size,
+                width=size,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                num_images_per_prompt=IMAGES_PER_PROMPT,
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds_for_torch(row)],
+                output_type="np",
+            )
+
+    if has_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = _fastest(lambda: painter.generate(prompts, keys), repeats) / keys.size
+    peak = torch.cuda.max_memory_allocated() / 1e9 if has_gpu else 0.0
+    return Speed(
+        model=name,
+        device=torch.cuda.get_device_name() if has_gpu else "cpu",
+        dtype=painter.settings["dtype"],
+        size=size,
+        steps=steps,
+        batch_size=painter.batch_size,
+        pictures=keys.size,
+        seconds_per_picture=round(seconds, 4),
+        seconds_per_picture_plain=round(_fastest(plain, repeats) / keys.size, 4),
+        seconds_per_turn=round(seconds * SLATE_SIZE * IMAGES_PER_PROMPT, 3),
+        hours_per_1000_trajectories=round(seconds * PICTURES_PER_TRAJECTORY * 1000 / 3600, 2),
+        peak_gigabytes=round(peak, 2),
+    )
+
+
+def _fastest(work: Callable[[], Any], repeats: int) -> float:
+    """Seconds of the fastest of so many runs, after one that warms up."""
+    import torch
+
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def _no_embedding(pixels: ImageArray) -> FloatArray:
+    return np.zeros((len(pixels), 1), dtype=np.float32)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.image_speed", description=__doc__)
+    parser.add_argument("--model", default=RANDOM_SDXL, choices=(RANDOM_SDXL, MINI, *PRESETS))
+    parser.add_argument("--prompts", type=int, default=4, help="distinct prompts; four pictures of each")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--dtype", default="float16", help="of random weights")
+    given = parser.parse_args(arguments)
+    shape: dict[str, Any] = {"size": 1024, "steps": 30, "guidance": 5.0}
+    if given.model == MINI:
+        from pasta_gym.mini import sdxl
+
+        pipeline: Any = sdxl.load_pipeline()
+        shape = {"size": sdxl.IMAGE_SIZE, "steps": sdxl.DEFAULT_STEPS, "guidance": sdxl.DEFAULT_GUIDANCE}
+    elif given.model == RANDOM_SDXL:
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("full size needs a GPU; try --model mini")
+        pipeline = random_sdxl(given.dtype, "cuda")
+    else:
+        config = PRESETS[given.model]
+        pipeline = load_pipeline(config)
+        shape = {"size": config.height, "steps": config.steps, "guidance": config.guidance}
+        shape["max_sequence_length"] = config.max_sequence_length
+    speed = measure(
+        given.model, pipeline, batch_size=given.batch_size, n_prompts=given.prompts, repeats=given.repeats, **shape
+    )
+    sys.stdout.write(json.dumps(asdict(speed)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
