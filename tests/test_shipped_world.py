@@ -116,7 +116,9 @@ def test_the_vector_environment_is_many_single_ones(images):
         assert_array_equal(single["choices"], batched["choices"][i])
         # Another batch sums in another order, and a pixel on the edge of two values is rounded the other way: on some
         # processors that moves an embedding, whose entries are around 10 and up to 100, by a few thousandths.
-        assert_allclose(single["slate_images"], batched["slate_images"][i], atol=1e-4 if images == "surrogate" else 0.02)
+        assert_allclose(
+            single["slate_images"], batched["slate_images"][i], atol=1e-4 if images == "surrogate" else 0.02
+        )
         env.close()
     envs.close()
 
