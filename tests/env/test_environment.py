@@ -453,7 +453,7 @@ def test_steps_need_a_conversation():
         ({"reward": "dence"}, r"reward must be one of \('sparse', 'dense'\), got 'dence'"),
         ({"images": "photos"}, r"images must be one of \('surrogate', 'diffusion'\)"),
         ({"split": "tests"}, "split must be one of"),
-        ({"world": "midi"}, r"one of \('mini',\)"),
+        ({"world": "midi"}, r"one of \('mini', 'sdxl', 'flux'\)"),
         ({"world": 3}, "got int"),
         ({"user_model": 3}, "got int"),
         ({"horizon": 0}, "at least 1, got 0"),
