@@ -94,6 +94,9 @@ def test_half_of_the_labels_decide_whose_taste_it_is():
     found = evaluation.pickapic(TwoTastes(), data, np.random.default_rng(0))
     assert found["pickapic_paper"].tolist() == [1, 1]
     assert found["pickapic_script"].tolist() == [1, 1]
+    # Whoever says both gets the half that is learned from repeated, and the other, which alone is scored, wrong.
+    both = small_data([[9, 1], [9, 1]], [1.0, 0.0], [0, 0])
+    assert evaluation.pickapic(TwoTastes(), both, np.random.default_rng(0))["pickapic_paper"].tolist() == [0]
     # The half that is learned from is not scored: with nothing learned (one pair) nothing is known.
     lone = small_data([[9, 1]], [1.0], [0])
     assert evaluation.pickapic(TwoTastes(), lone, np.random.default_rng(0))["pickapic_paper"].tolist() == [0]
@@ -108,20 +111,28 @@ def test_lists_are_ranked_by_what_is_left_of_them():
     assert evaluation.hps_correlations(TwoTastes(), data, np.random.default_rng(0))[0] > 0.9
     upwards = small_data(rankings=[list(range(9, 0, -1))])
     assert evaluation.hps_correlations(TwoTastes(), upwards, np.random.default_rng(0))[0] > 0.9
+    # Two of five are left, which are in order or not; all five would be partly in order.
+    five = small_data(rankings=[[0, 4, 1, 3, 2]])
+    for seed in range(5):
+        score = ScorePredictor(table_score(np.arange(11) / 10.0))
+        found = evaluation.hps_correlations(score, five, np.random.default_rng(seed))
+        assert np.abs(found) == pytest.approx([1.0])
     with pytest.raises(ValueError, match="lists of 5 images or more are needed, got 4"):
         evaluation.hps_correlations(TwoTastes(), small_data(rankings=[[0, 1, 2, 3]]), np.random.default_rng(0))
 
 
 def test_turns_are_compared_by_the_columns_chosen():
-    # Type 0's utilities of the chosen columns: .2, .7, .4: better, then worse. The answers: better, better.
+    # Type 0's utilities of the chosen columns: .2, .7, .4: better, then worse. Type 1 sees it the other way round.
     slates = [[[2, 9], [9, 7], [4, 9]]]
-    verdicts = np.array([[np.nan, 1.0, 1.0]])
+    verdicts = np.array([[np.nan, 1.0, -1.0]])
     learn = [[9, 1]] * 6
     tasks = HeldOut(np.array([0]), np.arange(6)[None], np.zeros((1, 0), dtype=np.int64), np.array([[0]]))
     data = small_data(learn, [1.0] * 6, [0] * 6, sessions=slates, choices=[[0, 1, 0]], verdicts=verdicts)
-    assert evaluation.cross_turn(TwoTastes(), data, tasks, 6).tolist() == [0.5]
+    assert evaluation.cross_turn(TwoTastes(), data, tasks, 6).tolist() == [1.0]
     other = small_data(learn, [0.0] * 6, [0] * 6, sessions=slates, choices=[[0, 1, 0]], verdicts=-verdicts)
-    assert evaluation.cross_turn(TwoTastes(), other, tasks, 6).tolist() == [0.5]
+    assert evaluation.cross_turn(TwoTastes(), other, tasks, 6).tolist() == [1.0]
+    improving = dataclasses.replace(data, session_versus_previous=np.array([[np.nan, 1.0, 1.0]]))
+    assert evaluation.cross_turn(TwoTastes(), improving, tasks, 6).tolist() == [0.5]
     gap = small_data(learn, [1.0] * 6, [0] * 6, sessions=slates, choices=[[0, -1, 0]], verdicts=verdicts)
     assert np.isnan(evaluation.cross_turn(TwoTastes(), gap, tasks, 6)).all()
     nobody = small_data(learn, [1.0] * 6, [0] * 6, sessions=slates, choices=[[0, 1, 0]])
