@@ -256,11 +256,11 @@ for turn in range(ROUNDS):
             hits += 1
             wrong += not np.array_equal(found.pixels, pictures[i].pixels)
             wrong += not np.array_equal(found.embeddings["enc"], pictures[i].embeddings["enc"])
-        over += cache.n_bytes() > max_bytes
         while ends and time.monotonic() > ends[0][0]:
             os.kill(ends.pop(0)[1], signal.SIGKILL)
     for child in writers:
         os.waitpid(child, 0)
+    over += cache.n_bytes() > max_bytes  # only now: a listing takes time in which others write
 partials = len(list(cache.folder.glob("??/.*.partial")))
 print(hits, cache.stats.corrupt, wrong, over, len(cache.check()), partials)
 """
