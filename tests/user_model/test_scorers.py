@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.encoders.open_clip_models import import_open_clip
+from pasta_gym.torchvision_ops import ensure_importable
 from pasta_gym.user_model import scorers
 
 TINY_CLIP = {
@@ -47,6 +48,7 @@ def test_clip_score_is_a_cosine(mini, pictures):
 
 @pytest.fixture(scope="module")
 def pickscore_folder(tmp_path_factory):
+    ensure_importable()
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     folder = tmp_path_factory.mktemp("pickscore")
