@@ -3,6 +3,8 @@
 Run ``python -m benchmarks.throughput``. Every timing uses random slates and leaves the first episode out, in
 which models are loaded. The world's prompts are embedded beforehand, which is done once in the life of a machine: the
 embeddings are kept. With ``--new-prompts`` they are embedded as they come up, as in the first minutes of use.
+
+Machines differ by several times, so the first line says how fast this one multiplies matrices.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from unittest import mock
 import gymnasium
 import numpy as np
 
+from benchmarks.user_model_throughput import matrix_peak
 from pasta_gym.encoders import TableTextEncoder
 from pasta_gym.trajectories.collect import decision_keys
 from pasta_gym.trajectories.environment import EnvironmentConfig
@@ -195,7 +198,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not given.json:
         import torch
 
-        sys.stdout.write(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads\n{embedded}\n")
+        speed = matrix_peak(torch.device("cpu")) / 1e9
+        sys.stdout.write(
+            f"{os.cpu_count()} cores; {torch.get_num_threads()} threads multiply matrices at {speed:.0f} GFLOP/s\n"
+            f"{embedded}\n"
+        )
         sys.stdout.write(f"| images | environment | conversations | turns/s | {' | '.join(PARTS)} | rest |\n")
         sys.stdout.write("|" + "---|" * (len(PARTS) + 5) + "\n")
     for images, sizes in (("surrogate", given.surrogate), ("diffusion", given.diffusion)):

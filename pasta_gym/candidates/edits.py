@@ -26,16 +26,45 @@ _MAIN_SLOTS = (LIGHT, SETTING, STYLE, COMPOSITION)
 # What a random number of a proposal is for.
 _ORDER, _COMPANION, _REDRAW, _PHRASING, _REPAIR, _SWAP = range(6)
 
+# Sets of a slot's values are bit masks, bit v - 1 for value v: what may be drawn is then looked up in small tables.
+_BITS = 1 << np.arange(_N_VALUES, dtype=np.int64)
+_MEMBERS: BoolArray = (np.arange(1 << _N_VALUES)[:, None] & _BITS) > 0  # (4096, 12): which values a mask holds
+_SIZES: IntArray = _MEMBERS.sum(axis=-1)
+# (4096, 12): a mask's values in order, then those it does not hold. The empty mask starts with 1.
+_RANKED: IntArray = np.argsort(~_MEMBERS, axis=-1, kind="stable") + 1
 
-def _held_out_table() -> BoolArray:
-    """Which (subject, style, setting) triples are held out, ``(13, 7, 7)``."""
+
+def _masks(members: BoolArray) -> IntArray:
+    """Write sets ``(..., n)`` of the values 1..n as masks, ``(...)``."""
+    masks: IntArray = members @ _BITS[: members.shape[-1]]
+    return masks
+
+
+def _other_values() -> IntArray:
+    """Masks of the values that a slot may take and does not have, ``(6, 13)`` by slot and value."""
+    values = np.arange(1, _N_VALUES + 1)
+    exists = values < _CARDINALITIES[:, None]
+    return _masks(exists[:, None] & (values != np.arange(_N_VALUES + 1)[:, None]))
+
+
+def _held_out_values() -> IntArray:
+    """Masks of the values that would bring about a held-out triple.
+
+    Returns:
+        ``(6, 13, 7, 7)`` by slot, subject, style and setting; a slot's own entry does not matter.
+    """
     shape = (_CARDINALITIES[SUBJECT], _CARDINALITIES[STYLE], _CARDINALITIES[SETTING])
     values = np.zeros((*shape, grammar.N_SLOTS), dtype=np.int64)
     values[..., SUBJECT], values[..., STYLE], values[..., SETTING] = np.indices(shape)
-    return grammar.is_held_out(values)
+    held_out = grammar.is_held_out(values)
+    masks = np.zeros((grammar.N_SLOTS, *shape), dtype=np.int64)
+    for axis, slot in enumerate((SUBJECT, STYLE, SETTING)):
+        masks[slot] = np.expand_dims(_masks(np.moveaxis(held_out, axis, -1)[..., 1:]), axis)
+    return masks
 
 
-_HELD_OUT = _held_out_table()
+_OTHERS = _other_values()
+_HELD_OUT = _held_out_values()
 
 
 class EditCandidates:
@@ -74,14 +103,13 @@ class EditCandidates:
             Prompt ids and categories, ``(B, n_candidates)`` each. The ids of a row differ from each other and
             from the chosen prompt, as far as the word budget leaves enough prompts; each fits the budget.
         """
-        values = grammar.slot_values(history.chosen_prompts)
-        phrasing = grammar.phrasings(history.chosen_prompts)
+        prompts = np.asarray(history.chosen_prompts, dtype=np.int64)
         proposals = [
-            grammar.prompt_ids(self._slot_edits(values, category, history.keys), phrasing[:, None])
+            self._slot_edits(prompts, category, history.keys)
             for category in range(min(self.n_categories, len(_MAIN_SLOTS)))
         ]
         if self.n_categories == len(CATEGORY_TITLES):
-            proposals.append(self._rephrasings(values, phrasing, history.keys))
+            proposals.append(self._rephrasings(prompts, history.keys))
         ids = np.concatenate(proposals, axis=1)
         budget = word_budget(
             grammar.word_counts(history.initial_prompts),
@@ -94,51 +122,37 @@ class EditCandidates:
         categories = np.repeat(np.arange(self.n_categories, dtype=np.int64), self._share)
         return ids, np.broadcast_to(categories, ids.shape).copy()
 
-    def _allowed(self, values: IntArray, slots: IntArray | int) -> BoolArray:
-        """Which values ``1..12`` a slot may be changed to: ``(..., 6)`` and ``(...)`` to ``(..., 12)``."""
-        slots = np.asarray(slots, dtype=np.int64)
-        shape = np.broadcast_shapes(values.shape[:-1], slots.shape)
-        slots = np.broadcast_to(slots, shape)
-        values = np.broadcast_to(values, (*shape, grammar.N_SLOTS))
-        options = np.arange(1, _N_VALUES + 1)
-        current = np.take_along_axis(values, slots[..., None], axis=-1)
-        allowed: BoolArray = (options < _CARDINALITIES[slots][..., None]) & (options != current)
+    def _allowed(self, prompts: IntArray, slots: IntArray | int) -> IntArray:
+        """Mask of the values that a slot of each prompt may be changed to, ``(...)`` for both."""
+        masks: IntArray = _OTHERS[slots, grammar.slot_value(prompts, slots)]
         if self.avoid_held_out:
-            subject, style, setting = values[..., SUBJECT], values[..., STYLE], values[..., SETTING]
-            for slot, held_out in (
-                (SUBJECT, np.moveaxis(_HELD_OUT, 0, -1)[style, setting]),
-                (STYLE, np.moveaxis(_HELD_OUT, 1, -1)[subject, setting]),
-                (SETTING, _HELD_OUT[subject, style]),
-            ):
-                width = held_out.shape[-1] - 1
-                allowed[..., :width] &= ~((slots == slot)[..., None] & held_out[..., 1:])
-        return allowed
+            subject, style, setting = (grammar.slot_value(prompts, s) for s in (SUBJECT, STYLE, SETTING))
+            masks = masks & ~_HELD_OUT[slots, subject, style, setting]
+        return masks
 
-    def _orders(self, values: IntArray, slots: IntArray | int, keys: UInt64Array) -> tuple[IntArray, IntArray]:
+    def _orders(self, prompts: IntArray, slots: IntArray | int, keys: UInt64Array) -> tuple[IntArray, IntArray]:
         """Values a slot may be changed to in random order, allowed ones first ``(..., 12)``, and their number."""
-        allowed = self._allowed(values, slots)
+        masks = self._allowed(prompts, slots)
         luck = uniforms(mix(keys[..., None], _ORDER, np.arange(_N_VALUES)))
-        order: IntArray = np.argsort(np.where(allowed, luck, 2.0), axis=-1) + 1
-        return order, allowed.sum(axis=-1)
+        order: IntArray = np.argsort(np.where(_MEMBERS[masks], luck, 2.0), axis=-1) + 1
+        return order, _SIZES[masks]
 
-    def _redraw(self, values: IntArray, slots: IntArray | int, keys: UInt64Array) -> IntArray:
-        """Change one slot of each prompt to a random other value, ``(..., 6)``."""
-        allowed = self._allowed(values, slots)
-        ranks = allowed.cumsum(axis=-1)
+    def _redraw(self, prompts: IntArray, slots: IntArray | int, keys: UInt64Array) -> IntArray:
+        """Change one slot of each prompt ``(...)`` to a random other value."""
+        masks = self._allowed(prompts, slots)
         # A slot has at least one other value that is not held out; a test holds the grammar to it.
-        drawn = integers(mix(keys, _REDRAW), np.maximum(ranks[..., -1], 1))
-        new = 1 + (ranks == drawn[..., None] + 1).argmax(axis=-1)
-        return _with(values, slots, new)
+        drawn = integers(mix(keys, _REDRAW), np.maximum(_SIZES[masks], 1))
+        return grammar.with_slot(prompts, slots, _RANKED[masks, drawn])
 
-    def _slot_edits(self, values: IntArray, category: int, keys: UInt64Array) -> IntArray:
-        """Edits of one slot, half of them with a second one: ``(B, 6)`` to ``(B, share, 6)``."""
+    def _slot_edits(self, prompts: IntArray, category: int, keys: UInt64Array) -> IntArray:
+        """Edits of one slot, half of them with a second one: ``(B,)`` to ``(B, share)``."""
         keys = mix(keys, category)
         if _MAIN_SLOTS[category] == LIGHT:
-            return self._light_edits(values, keys)
+            return self._light_edits(prompts, keys)
         slot, j = _MAIN_SLOTS[category], np.arange(self._share)
-        order, n = self._orders(values, slot, mix(keys, slot))
+        order, n = self._orders(prompts, slot, mix(keys, slot))
         n = np.maximum(n, 1)[:, None]
-        edited = _with(values[:, None], slot, np.take_along_axis(order, j % n, axis=1))
+        edited = grammar.with_slot(prompts[:, None], slot, np.take_along_axis(order, j % n, axis=1))
         # Where values run out they come round again, each time with another companion value.
         round_ = j // n
         swap = (mix(keys, _SWAP)[:, None] >> np.uint64(63) == 1) & (round_[:, -1:] <= 3)
@@ -146,26 +160,26 @@ class EditCandidates:
         item_keys = mix(keys[:, None], j)
         with_first = self._redraw(edited, first, item_keys)
         is_paired = uniforms(mix(item_keys, _COMPANION)) < 0.5
-        edited = np.where((is_paired & (round_ == 0))[..., None], with_first, edited)
+        edited = np.where(is_paired & (round_ == 0), with_first, edited)
         if (round_ > 0).any():
-            companions, _ = self._orders(values, second[:, 0], mix(keys, _COMPANION))
+            companions, _ = self._orders(prompts, second[:, 0], mix(keys, _COMPANION))
             again = np.take_along_axis(companions, np.maximum(round_ - 1, 0), axis=1)
-            edited = np.where((round_ > 0)[..., None], _with(edited, second, again), edited)
+            edited = np.where(round_ > 0, grammar.with_slot(edited, second, again), edited)
         return edited
 
-    def _light_edits(self, values: IntArray, keys: UInt64Array) -> IntArray:
-        """Other lights, other palettes, or both: ``(B, 6)`` to ``(B, share, 6)``."""
+    def _light_edits(self, prompts: IntArray, keys: UInt64Array) -> IntArray:
+        """Other lights, other palettes, or both: ``(B,)`` to ``(B, share)``."""
         n_lights = self._share * 2 // 5
-        lights, _ = self._orders(values, LIGHT, mix(keys, LIGHT))
-        palettes, _ = self._orders(values, PALETTE, mix(keys, PALETTE))
-        lit = _with(values[:, None], LIGHT, lights[:, :n_lights])
-        colored = _with(values[:, None], PALETTE, palettes[:, : self._share - n_lights])
+        lights, _ = self._orders(prompts, LIGHT, mix(keys, LIGHT))
+        palettes, _ = self._orders(prompts, PALETTE, mix(keys, PALETTE))
+        lit = grammar.with_slot(prompts[:, None], LIGHT, lights[:, :n_lights])
+        colored = grammar.with_slot(prompts[:, None], PALETTE, palettes[:, : self._share - n_lights])
         item_keys = mix(keys[:, None], np.arange(self._share - n_lights))
         both = self._redraw(colored, LIGHT, item_keys)
         is_paired = uniforms(mix(item_keys, _COMPANION)) < 0.5
-        return np.concatenate([lit, np.where(is_paired[..., None], both, colored)], axis=1)
+        return np.concatenate([lit, np.where(is_paired, both, colored)], axis=1)
 
-    def _rephrasings(self, values: IntArray, phrasing: IntArray, keys: UInt64Array) -> IntArray:
+    def _rephrasings(self, prompts: IntArray, keys: UInt64Array) -> IntArray:
         """Other words for the prompt, alone or with one or two changes; for an abstract prompt a subject.
 
         Returns:
@@ -176,20 +190,20 @@ class EditCandidates:
         item_keys = mix(keys[:, None], j)
         luck = uniforms(mix(keys[:, None], _ORDER, np.arange(len(_ATTRIBUTES))))
         slots = _ATTRIBUTES[np.argsort(luck, axis=1)]
-        edited = np.repeat(values[:, None], self._share, axis=1)
+        edited = np.repeat(prompts[:, None], self._share, axis=1)
         # The slots that change: none, the first, the second, the third and fourth, the fifth and first.
         for change, (item, slot) in enumerate([(1, 0), (2, 1), (3, 2), (3, 3), (4, 4), (4, 0)]):
             if item < self._share:
                 edited[:, item] = self._redraw(edited[:, item], slots[:, slot], mix(item_keys[:, item], change))
         # Flipping the low bit always changes the subject's word, so the text is never one of another category.
         flips = 1 + 2 * integers(mix(item_keys, _PHRASING), 2)
-        ids = grammar.prompt_ids(edited, phrasing[:, None] ^ flips)
-        abstract = np.flatnonzero(values[:, SUBJECT] == 0)
+        ids = grammar.with_phrasing(edited, grammar.phrasings(edited) ^ flips)
+        abstract = np.flatnonzero(grammar.slot_value(prompts, SUBJECT) == 0)
         if len(abstract):
-            ids[abstract] = self._concretions(values[abstract], phrasing[abstract], keys[abstract])
+            ids[abstract] = self._concretions(prompts[abstract], keys[abstract])
         return ids
 
-    def _concretions(self, values: IntArray, phrasing: IntArray, keys: UInt64Array) -> IntArray:
+    def _concretions(self, prompts: IntArray, keys: UInt64Array) -> IntArray:
         """Rephrasings of abstract prompts: three subjects, and two larger changes under the same concept.
 
         Returns:
@@ -197,9 +211,9 @@ class EditCandidates:
         """
         item_keys = mix(keys[:, None], np.arange(self._share))
         n_subjects = min(self._share, 3)
-        subjects, _ = self._orders(values, SUBJECT, mix(keys, SUBJECT))
-        edited = np.repeat(values[:, None], self._share, axis=1)
-        edited[:, :n_subjects, SUBJECT] = subjects[:, :n_subjects]
+        subjects, _ = self._orders(prompts, SUBJECT, mix(keys, SUBJECT))
+        edited = np.repeat(prompts[:, None], self._share, axis=1)
+        edited[:, :n_subjects] = grammar.with_slot(edited[:, :n_subjects], SUBJECT, subjects[:, :n_subjects])
         # Pairs of slots that no other category changes together. The third is left out in turn.
         pairs = np.array([[STYLE, SETTING], [SETTING, COMPOSITION], [COMPOSITION, STYLE]])
         start = integers(mix(keys, _SWAP), len(pairs))
@@ -207,12 +221,9 @@ class EditCandidates:
             pair = pairs[(start + item) % len(pairs)]
             for change in range(2):
                 edited[:, item] = self._redraw(edited[:, item], pair[:, change], mix(item_keys[:, item], change))
-        new_phrasing = np.where(
-            np.arange(self._share) < n_subjects,
-            integers(mix(item_keys, _PHRASING), grammar.N_PHRASINGS),
-            phrasing[:, None],
-        )
-        return grammar.prompt_ids(edited, new_phrasing)
+        drawn = integers(mix(item_keys, _PHRASING), grammar.N_PHRASINGS)
+        is_subject = np.arange(self._share) < n_subjects
+        return np.where(is_subject, grammar.with_phrasing(edited, drawn), edited)
 
     def _repair(self, ids: IntArray, too_long: BoolArray, history: History, budget: np.ndarray) -> None:
         """Replace candidates over the word budget in place, by short edits of the same category.
@@ -242,30 +253,22 @@ class EditCandidates:
         Returns:
             ``(B, n)`` prompt ids and whether each is an edit.
         """
-        values, phrasing = grammar.slot_values(chosen), grammar.phrasings(chosen)
         is_rephrasing = category == len(_MAIN_SLOTS)
         if is_rephrasing:
             # The wording alone, then one slot as well. An abstract prompt's concept is its wording.
             flips = np.array([1, 3])
             slots = list(grammar.ATTRIBUTES)
-            abstract = values[:, SUBJECT] == 0
+            abstract = grammar.slot_value(chosen, SUBJECT) == 0
         else:
             flips = np.array([0])
             slots = [LIGHT, PALETTE] if category == 0 else [_MAIN_SLOTS[category]]
-            abstract = np.zeros(len(values), dtype=bool)
-        edits = [(values[:, None], np.full((len(values), 1), is_rephrasing))]
+            abstract = np.zeros(len(chosen), dtype=bool)
+        edits = [(chosen[:, None], np.full((len(chosen), 1), is_rephrasing))]
         for slot in slots:
             options = np.arange(1, _CARDINALITIES[slot])
-            allowed = self._allowed(values, slot)[:, : len(options)]
-            edits.append((_with(values[:, None], slot, np.broadcast_to(options, allowed.shape)), allowed))
-        edited = np.concatenate([e for e, _ in edits], axis=1)
+            allowed = _MEMBERS[self._allowed(chosen, slot)][:, : len(options)]
+            edits.append((grammar.with_slot(chosen[:, None], slot, options), allowed))
+        edited = np.concatenate([e for e, _ in edits], axis=1)[:, :, None]
         valid = np.concatenate([a for _, a in edits], axis=1)
-        wordings = (phrasing[:, None] ^ flips)[:, None, :]
-        ids = grammar.prompt_ids(edited[:, :, None], wordings).reshape(len(values), -1)
+        ids = grammar.with_phrasing(edited, grammar.phrasings(edited) ^ flips).reshape(len(chosen), -1)
         return ids, np.repeat(valid & ~abstract[:, None], len(flips), axis=1)
-
-
-def _with(values: IntArray, slots: IntArray | int, new: IntArray) -> IntArray:
-    """Set one slot of each prompt: values ``(..., 6)``, slots and new values ``(...)``, all broadcast."""
-    is_slot = np.arange(grammar.N_SLOTS) == np.asarray(slots)[..., None]
-    return np.where(is_slot, np.asarray(new)[..., None], values)

@@ -115,6 +115,7 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test")
 _SPLIT_EDGES = (0.70, 0.85)
 
 _STRIDES = np.array([int(np.prod(CARDINALITIES[i + 1 :])) for i in range(N_SLOTS)], dtype=np.int64)
+_CARDINALITIES_ARRAY = np.array(CARDINALITIES, dtype=np.int64)
 
 
 def canonical_ids(values: IntArray) -> IntArray:
@@ -126,8 +127,28 @@ def canonical_ids(values: IntArray) -> IntArray:
 def slot_values(prompt_ids: IntArray) -> IntArray:
     """Decode prompt ids ``(...)`` to slot values ``(..., 6)``, 0 where a slot is not said."""
     canonical = np.asarray(prompt_ids, dtype=np.int64) // N_PHRASINGS
-    values: IntArray = (canonical[..., None] // _STRIDES) % np.array(CARDINALITIES, dtype=np.int64)
+    values: IntArray = (canonical[..., None] // _STRIDES) % _CARDINALITIES_ARRAY
     return values
+
+
+def slot_value(prompt_ids: IntArray, slots: IntArray | int) -> IntArray:
+    """Decode one slot of each prompt, ``(...)``; ids and slots are broadcast."""
+    canonical = np.asarray(prompt_ids, dtype=np.int64) // N_PHRASINGS
+    value: IntArray = (canonical // _STRIDES[slots]) % _CARDINALITIES_ARRAY[slots]
+    return value
+
+
+def with_slot(prompt_ids: IntArray, slots: IntArray | int, values: IntArray | int) -> IntArray:
+    """Set one slot of each prompt, ``(...)``; ids, slots and values are broadcast."""
+    changes = np.asarray(values, dtype=np.int64) - slot_value(prompt_ids, slots)
+    changed: IntArray = prompt_ids + changes * (_STRIDES[slots] * N_PHRASINGS)
+    return changed
+
+
+def with_phrasing(prompt_ids: IntArray, phrasing: IntArray | int) -> IntArray:
+    """Set the wording of each prompt, ``(...)``; ids and phrasings are broadcast."""
+    changed: IntArray = prompt_ids - phrasings(prompt_ids) + phrasing
+    return changed
 
 
 def phrasings(prompt_ids: IntArray) -> IntArray:

@@ -46,6 +46,30 @@ def test_ids_survive_the_round_trip_through_values(prompt_id):
     assert again == prompt_id
 
 
+@given(ids, st.integers(0, grammar.N_SLOTS - 1), st.data())
+def test_one_slot_is_read_and_set_and_nothing_else(prompt_id, slot, data):
+    new = data.draw(st.integers(0, grammar.CARDINALITIES[slot] - 1))
+    before = grammar.slot_values(np.array(prompt_id))
+    assert grammar.slot_value(np.array(prompt_id), slot) == before[slot]
+    changed = grammar.with_slot(np.array(prompt_id), slot, new)
+    expected = before.copy()
+    expected[slot] = new
+    assert_array_equal(grammar.slot_values(changed), expected)
+    assert grammar.phrasings(changed) == grammar.phrasings(np.array(prompt_id))
+
+
+@given(ids, phrasings)
+def test_the_wording_is_set_and_nothing_else(prompt_id, phrasing):
+    changed = grammar.with_phrasing(np.array(prompt_id), phrasing)
+    assert changed == grammar.prompt_ids(grammar.slot_values(np.array(prompt_id)), phrasing)
+
+
+def test_slots_of_several_prompts_are_set_together():
+    both = grammar.with_slot(np.array([[0], [4]]), np.array([grammar.PALETTE, grammar.SUBJECT]), np.array([2, 1]))
+    # The palette's stride is 1225 and the subject's 8575, times 4 phrasings.
+    assert_array_equal(both, [[2 * 4900, 34300], [4 + 2 * 4900, 34304]])
+
+
 @given(ids)
 @settings(max_examples=400)
 def test_text_survives_the_round_trip_through_parsing(prompt_id):
