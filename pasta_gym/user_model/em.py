@@ -23,6 +23,7 @@ from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
 IntArray = NDArray[np.int64]
+_ROWS_AT_ONCE = 16_384  # of a table that may be a memory map larger than the memory
 
 
 @dataclass(frozen=True)
@@ -380,8 +381,10 @@ class EM:
 
 
 def root_mean_square(x: torch.Tensor) -> float:
-    """Size of an embedding's entries: what heads divide embeddings ``(n, d)`` by."""
-    return max(1e-6, math.sqrt(float(x.float().square().mean())))
+    """Size of an embedding's entries: what heads divide embeddings ``(n, d)`` by; read a block of rows at a time."""
+    blocks = (x[first : first + _ROWS_AT_ONCE].double() for first in range(0, len(x), _ROWS_AT_ONCE))
+    total = sum(float(block.square().sum()) for block in blocks)
+    return max(1e-6, math.sqrt(total / max(1, x.shape[0] * x.shape[1])))
 
 
 def fit_score_model(

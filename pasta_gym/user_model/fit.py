@@ -26,6 +26,7 @@ from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
 from pasta_gym.user_model.utility import AGGREGATORS
 
 ONE_TYPE = "one_type"
+_SESSIONS_AT_ONCE = 32
 
 
 @torch.no_grad()
@@ -43,18 +44,16 @@ def session_scores(
         Scores ``(n, K, L, M)`` of the turns that have a choice, the choices ``(n,)``, and each turn's row in
         ``sessions``, ``(n,)``.
     """
-    images = data.session_images[sessions]
-    s, h, n_columns, m = images.shape
-    text = model.text_heads(
-        torch.from_numpy(np.asarray(data.prompt_embeddings[data.session_prompts[sessions]])).float()
-    )
-    embeddings = torch.from_numpy(np.asarray(data.image_embeddings[images.reshape(-1)]))
-    parts = []
-    for chunk, row_text in zip(
-        torch.split(embeddings.view(s, h * n_columns * m, -1), 32), torch.split(text, 32), strict=True
-    ):
-        unit = model.image_heads(chunk.float().flatten(0, 1)).view(len(chunk), h, n_columns, m, model.n_types, -1)
-        parts.append(score(row_text[:, None, None, None], unit))
+    _, h, n_columns, m = data.session_images.shape
+    parts = [torch.zeros(0, h, n_columns, m, model.n_types)]
+    # The embeddings may be a memory map larger than the memory, and K unit vectors an image are larger still.
+    for first in range(0, len(sessions), _SESSIONS_AT_ONCE):
+        chunk = sessions[first : first + _SESSIONS_AT_ONCE]
+        prompts = np.asarray(data.prompt_embeddings[data.session_prompts[chunk]], dtype=np.float32)
+        images = np.asarray(data.image_embeddings[data.session_images[chunk].reshape(-1)], dtype=np.float32)
+        text = model.text_heads(torch.from_numpy(prompts))
+        unit = model.image_heads(torch.from_numpy(images)).view(len(chunk), h, n_columns, m, model.n_types, -1)
+        parts.append(score(text[:, None, None, None], unit))
     scores = torch.cat(parts).permute(0, 1, 4, 2, 3)
     choices = torch.from_numpy(data.session_choices[sessions])
     rows, turns = torch.nonzero(choices >= 0, as_tuple=True)
