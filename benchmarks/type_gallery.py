@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.evaluate_user_model import write_atomically
 from benchmarks.pages import REPOSITORY
-from pasta_gym.mini import grammar
+from pasta_gym.mini import grammar, unsaid
 from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import FloatArray, ImageArray, IntArray
 from pasta_gym.user_model import UserModel
@@ -39,7 +39,7 @@ def prompts_to_paint(n: int, rng: np.random.Generator) -> tuple[IntArray, IntArr
     test = grammar.initial_prompt_ids("test")
     test = test[grammar.slot_values(test)[:, grammar.SUBJECT] > 0]
     values = grammar.slot_values(rng.choice(test, size=n))
-    full = grammar.fill_unset(values, rng, avoid_held_out=False)
+    full = unsaid.fill_unset(values, rng, avoid_held_out=False)
     subjects = np.zeros_like(full)
     subjects[:, grammar.SUBJECT] = full[:, grammar.SUBJECT]
     return grammar.prompt_ids(subjects), grammar.prompt_ids(full)

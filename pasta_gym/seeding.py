@@ -22,29 +22,42 @@ EPISODE, USER, PROMPT, CANDIDATES, IMAGE, CHOICE = range(1, 7)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-_START = np.uint64(0x243F6A8885A308D3)
+_START = np.array([0x243F6A8885A308D3], dtype=np.uint64)
 _QUANTILE_BITS = 16
 _SLICES = 64 // _QUANTILE_BITS
+# Arrays without axes: numpy takes them as they are, while it converts a Python integer at every operation.
+_UNIFORM_SHIFT = np.array(12, dtype=np.uint64)
+_SHIFT_1, _SHIFT_2, _SHIFT_3 = (np.array(shift, dtype=np.uint64) for shift in (30, 27, 31))
+_FACTOR_1, _FACTOR_2 = (np.array(factor, dtype=np.uint64) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def _finalise(x: UInt64Array) -> UInt64Array:
-    """Scramble 64-bit integers in place (the finaliser of splitmix64: a bijection)."""
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
+    """Scramble 64-bit integers ``(n, ...)`` in place (the finaliser of splitmix64: a bijection)."""
+    x ^= x >> _SHIFT_1
+    x *= _FACTOR_1
+    x ^= x >> _SHIFT_2
+    x *= _FACTOR_2
+    x ^= x >> _SHIFT_3
     return x
 
 
-def _unsigned(part: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
-    """Return integers modulo 2**64."""
-    if isinstance(part, np.ndarray | np.generic):
-        if not np.issubdtype(part.dtype, np.integer):
-            raise ValueError(f"keys are made of integers, got an array of {part.dtype}; convert it first")
-        unsigned: UInt64Array = np.asarray(part).astype(np.uint64)
-        return unsigned
-    return np.array(operator.index(part) & _MASK, dtype=np.uint64)
+@cache
+def _step_of(part: int) -> UInt64Array:
+    """One integer's part of a key: itself and the golden ratio, modulo 2**64."""
+    return np.array(part + _GOLDEN & _MASK, dtype=np.uint64)
+
+
+def _step(part: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
+    """Return integers plus the golden ratio, modulo 2**64."""
+    if not isinstance(part, np.ndarray | np.generic):
+        return _step_of(operator.index(part) & _MASK)
+    if part.dtype.kind not in "iu":
+        raise ValueError(f"keys are made of integers, got an array of {part.dtype}; convert it first")
+    if part.ndim == 0:
+        return _step_of(int(part) & _MASK)
+    step: UInt64Array = part.astype(np.uint64)
+    step += _step_of(0)
+    return step
 
 
 def mix(*parts: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
@@ -62,26 +75,31 @@ def mix(*parts: SupportsIndex | NDArray[np.integer]) -> UInt64Array:
     """
     if not parts:
         raise ValueError("a key needs at least one part")
-    numbers = [_unsigned(part) for part in parts]
-    key: UInt64Array = np.array(_START)
-    with np.errstate(over="ignore"):
-        for number in numbers:
-            key = _finalise(np.atleast_1d(key + number + np.uint64(_GOLDEN)))
-    return key.reshape(np.broadcast_shapes(*(number.shape for number in numbers)))
+    key: UInt64Array = _START
+    has_axes = False
+    for part in parts:
+        step = _step(part)
+        has_axes = has_axes or step.ndim > 0
+        key = _finalise(key + step)
+    return key if has_axes else key.reshape(())
+
+
+@cache
+def _stream_steps(n: int) -> UInt64Array:
+    """The first n multiples of the golden ratio, ``(n,)``."""
+    return np.array([(i + 1) * _GOLDEN & _MASK for i in range(n)], dtype=np.uint64)
 
 
 def _stream(keys: UInt64Array, n: int) -> UInt64Array:
     """Return n hashes of each key, ``(..., n)``: splitmix64 started at the key."""
-    steps = np.array([(i + 1) * _GOLDEN & _MASK for i in range(n)], dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        return _finalise(np.asarray(keys, dtype=np.uint64)[..., None] + steps)
+    return _finalise(np.asarray(keys, dtype=np.uint64)[..., None] + _stream_steps(n))
 
 
 def uniforms(keys: UInt64Array) -> NDArray[np.float64]:
     """Return one number for each key, uniform on the open interval (0, 1), same shape."""
     hashed = _stream(keys, 1)[..., 0]
     # 52 bits and a half: neither 0 nor 1 can come out.
-    numbers: NDArray[np.float64] = ((hashed >> np.uint64(12)).astype(np.float64) + 0.5) / float(1 << 52)
+    numbers: NDArray[np.float64] = ((hashed >> _UNIFORM_SHIFT).astype(np.float64) + 0.5) / float(1 << 52)
     return numbers
 
 

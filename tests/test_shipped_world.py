@@ -145,6 +145,7 @@ def test_an_unknown_word_lists_close_ones():
     env.close()
 
 
+@pytest.mark.timeout(900)  # 2,000 single turns, one after another: half a minute on a fast machine
 def test_stable_baselines3_learns_through_the_score_wrapper():
     stable_baselines3 = pytest.importorskip("stable_baselines3")
     env = FlatObservation(CandidateScores(gym.make("PastaT2I-v0", images="surrogate", reward="dense")))

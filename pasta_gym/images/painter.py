@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pasta_gym.mini import grammar, painter
+from pasta_gym.mini import grammar, painter, unsaid
 from pasta_gym.seeding import seeds_for_torch
 from pasta_gym.types import ImageArray, ImageEmbedder, Images, IntArray, UInt64Array
 
@@ -50,4 +50,4 @@ class PainterImages:
 
 def _paint(values: IntArray, seed: int) -> ImageArray:
     rng = np.random.default_rng(seed)
-    return painter.paint(grammar.fill_unset(values[None], rng)[0], rng)
+    return painter.paint(unsaid.fill_unset(values[None], rng)[0], rng)

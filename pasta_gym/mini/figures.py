@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pasta_gym.mini import clip, grammar, painter, reader, sdxl
+from pasta_gym.mini import clip, grammar, painter, reader, sdxl, unsaid
 from pasta_gym.mini.training_data import PaintedSet, to_unit
 
 SEED = 20_000
@@ -142,7 +142,7 @@ def contact_sheet(rows: int = 8, columns: int = 8, seed: int = SEED + 3) -> NDAr
     rng = np.random.default_rng(seed)
     n = rows // 2 * columns
     values = np.concatenate([unseen_values(n // 2, rng, 0.9), seen_values(n - n // 2, rng, 0.9)])
-    painted = painter.paint_many(grammar.fill_unset(values, rng), rng)
+    painted = painter.paint_many(unsaid.fill_unset(values, rng), rng)
     generated, _ = generate(values, seed)
     lines = []
     for start in range(0, n, columns):

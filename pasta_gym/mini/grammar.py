@@ -335,7 +335,7 @@ def _unknown_word(word: str, text: str) -> str:
     return f"the word {word!r} in the prompt {text!r} is not in the mini world's grammar; {hint}"
 
 
-def _hash01(numbers: IntArray, salt: int) -> NDArray[np.float64]:
+def hash01(numbers: IntArray, salt: int) -> NDArray[np.float64]:
     """Hash integers to [0, 1), the same on every machine (the splitmix64 finaliser)."""
     with np.errstate(over="ignore"):
         x = numbers.astype(np.uint64) + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
@@ -351,7 +351,7 @@ def is_held_out(values: IntArray) -> NDArray[np.bool_]:
     v = np.asarray(values, dtype=np.int64)
     triple = (v[..., SUBJECT] * CARDINALITIES[STYLE] + v[..., STYLE]) * CARDINALITIES[SETTING] + v[..., SETTING]
     complete = (v[..., SUBJECT] > 0) & (v[..., STYLE] > 0) & (v[..., SETTING] > 0)
-    result: NDArray[np.bool_] = complete & (_hash01(triple, salt=11) < HELD_OUT_SHARE)
+    result: NDArray[np.bool_] = complete & (hash01(triple, salt=11) < HELD_OUT_SHARE)
     return result
 
 
@@ -376,7 +376,7 @@ def initial_prompt_ids(split: str) -> IntArray:
     values = slot_values(canonical * N_PHRASINGS)
     n_attributes = (values[:, 1:] > 0).sum(axis=1)
     wanted = n_attributes <= np.where(values[:, SUBJECT] > 0, 2, 1)
-    draw = _hash01(canonical, salt=23)
+    draw = hash01(canonical, salt=23)
     of_split = np.digitize(draw, _SPLIT_EDGES) == SPLITS.index(split)
     nothing_said = canonical == 0
     wanted &= of_split | nothing_said
@@ -385,60 +385,6 @@ def initial_prompt_ids(split: str) -> IntArray:
     ids = (canonical[wanted][:, None] * N_PHRASINGS + np.arange(N_PHRASINGS)).reshape(-1)
     kept: IntArray = ids[word_counts(ids) <= MAX_INITIAL_WORDS]
     return kept
-
-
-def default_values() -> IntArray:
-    """The usual look of each subject: ``(13, 6)`` values that fill what a prompt leaves unsaid.
-
-    Row 0, of abstract prompts, is unused for the subject and is filled at random by ``fill_unset``.
-    """
-    table = np.zeros((CARDINALITIES[SUBJECT], N_SLOTS), dtype=np.int64)
-    for subject in range(CARDINALITIES[SUBJECT]):
-        table[subject, SUBJECT] = subject
-        for slot in ATTRIBUTES:
-            n = CARDINALITIES[slot] - 1
-            step = 0
-            while True:
-                draw = _hash01(np.array(subject * 97 + slot * 13 + step * 1009), salt=37)
-                table[subject, slot] = 1 + int(draw * n)
-                # The defaults must not show what is held out.
-                if slot != SETTING or not bool(is_held_out(table[subject])):
-                    break
-                step += 1
-    return table
-
-
-_DEFAULTS = default_values()
-DEFAULT_SHARE = 0.5
-
-
-def fill_unset(values: IntArray, rng: np.random.Generator, *, avoid_held_out: bool = True) -> IntArray:
-    """Fill what prompts leave unsaid: the subject's usual look half of the time, else any value.
-
-    Args:
-        values: ``(n, 6)`` slot values, 0 where unset.
-        rng: Source of randomness.
-        avoid_held_out: Whether to redraw fillings that show a held-out triple which the prompt did not name.
-
-    Returns:
-        ``(n, 6)`` values without zeros.
-    """
-    filled = np.array(values, dtype=np.int64)
-    todo = np.arange(len(filled))
-    for _ in range(100):
-        v = np.array(values[todo], dtype=np.int64)
-        any_value = np.stack([rng.integers(1, c, size=len(v)) for c in CARDINALITIES], axis=1)
-        v[:, SUBJECT] = np.where(v[:, SUBJECT] == 0, any_value[:, SUBJECT], v[:, SUBJECT])
-        usual = np.where(rng.random(v.shape) < DEFAULT_SHARE, _DEFAULTS[v[:, SUBJECT]], any_value)
-        v = np.where(v == 0, usual, v)
-        filled[todo] = v
-        if not avoid_held_out:
-            break
-        clash = is_held_out(v) & ~is_held_out(values[todo])
-        todo = todo[clash]
-        if not len(todo):
-            break
-    return filled
 
 
 def sample_values(n: int, rng: np.random.Generator, *, set_probability: float = 0.6) -> IntArray:

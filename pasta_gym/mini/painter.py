@@ -226,7 +226,7 @@ def paint(values: IntArray, rng: np.random.Generator) -> ImageArray:
         ValueError: If a slot is unset.
     """
     if (np.asarray(values) == 0).any():
-        raise ValueError(f"every slot must be set to paint, got {list(values)}; see grammar.fill_unset")
+        raise ValueError(f"every slot must be set to paint, got {list(values)}; see unsaid.fill_unset")
     subject, palette, light, style, setting, composition = (
         slot.values[v - 1] for slot, v in zip(grammar.SLOTS, values, strict=True)
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from pasta_gym.mini import grammar, painter
+from pasta_gym.mini import grammar, painter, unsaid
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def painted_set(n: int, seed: int) -> PaintedSet:
     """
     rng = np.random.default_rng(seed)
     said = grammar.sample_values(n, rng)
-    shown = grammar.fill_unset(said, rng)
+    shown = unsaid.fill_unset(said, rng)
     digest = zlib.crc32(pathlib.Path(painter.__file__).read_bytes(), zlib.crc32(said.tobytes() + shown.tobytes()))
     folder = cache_directory() / f"painted-{n}-{seed}-{digest:08x}"
     path = folder / "images.npy"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pasta_gym.mini import grammar
+from pasta_gym.mini import grammar, unsaid
 
 ids = st.integers(0, grammar.N_PROMPTS - 1)
 slot_values = st.tuples(*(st.integers(0, n - 1) for n in grammar.CARDINALITIES))
@@ -286,8 +286,8 @@ def test_nothing_held_out_reaches_training():
     drawn = grammar.sample_values(4000, rng)
     assert drawn.shape == (4000, 6)
     assert not grammar.is_held_out(drawn).any()
-    assert not grammar.is_held_out(grammar.fill_unset(drawn, rng)).any()
-    assert not grammar.is_held_out(grammar.default_values()[1:]).any()
+    assert not grammar.is_held_out(unsaid.fill_unset(drawn, rng)).any()
+    assert not grammar.is_held_out(unsaid.default_values()[1:]).any()
 
 
 # --- filling what is not said -------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_nothing_held_out_reaches_training():
 @given(st.lists(slot_values, min_size=1, max_size=30), st.integers(0, 2**32))
 def test_filling_keeps_what_is_said_and_says_the_rest(rows, seed):
     values = np.array(rows)
-    filled = grammar.fill_unset(values, np.random.default_rng(seed))
+    filled = unsaid.fill_unset(values, np.random.default_rng(seed))
     assert (filled >= 1).all()
     assert (filled < np.array(grammar.CARDINALITIES)).all()
     assert_array_equal(filled[values > 0], values[values > 0])
@@ -307,8 +307,8 @@ def test_filling_keeps_what_is_said_and_says_the_rest(rows, seed):
 def test_the_usual_look_fills_half_and_any_value_the_rest():
     rocket = np.zeros((8000, 6), dtype=np.int64)
     rocket[:, grammar.SUBJECT] = 11
-    filled = grammar.fill_unset(rocket, np.random.default_rng(3), avoid_held_out=False)
-    usual = grammar.default_values()[11]
+    filled = unsaid.fill_unset(rocket, np.random.default_rng(3), avoid_held_out=False)
+    usual = unsaid.default_values()[11]
     for slot in grammar.ATTRIBUTES:
         share = (filled[:, slot] == usual[slot]).mean()
         assert share == pytest.approx(0.5 + 0.5 / (grammar.CARDINALITIES[slot] - 1), abs=0.025)
@@ -318,8 +318,8 @@ def test_filling_may_show_held_out_triples_only_when_asked():
     cat = np.zeros((6000, 6), dtype=np.int64)
     cat[:, grammar.SUBJECT] = 1
     rng = np.random.default_rng(11)
-    assert grammar.is_held_out(grammar.fill_unset(cat, rng, avoid_held_out=False)).any()
-    assert not grammar.is_held_out(grammar.fill_unset(cat, rng)).any()
+    assert grammar.is_held_out(unsaid.fill_unset(cat, rng, avoid_held_out=False)).any()
+    assert not grammar.is_held_out(unsaid.fill_unset(cat, rng)).any()
 
 
 def test_sampled_prompts_say_as_much_as_asked():

@@ -89,5 +89,5 @@ def test_night_is_darker_than_noon_and_monochrome_has_less_colour():
 
 @pytest.mark.parametrize("slot", range(grammar.N_SLOTS), ids=grammar.SLOT_NAMES)
 def test_an_unset_slot_is_refused(slot):
-    with pytest.raises(ValueError, match=r"every slot must be set to paint, got .*see grammar\.fill_unset"):
+    with pytest.raises(ValueError, match=r"every slot must be set to paint, got .*see unsaid\.fill_unset"):
         painter.paint(with_value(CONTEXTS[2], slot, 0), generator(0))

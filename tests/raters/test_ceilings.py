@@ -3,19 +3,19 @@ import math
 import numpy as np
 import pytest
 
-from pasta_gym.mini import ceilings, grammar, raters
+from pasta_gym.mini import ceilings, grammar, raters, unsaid
 
 CONFIG = raters.RaterConfig(base=-1.0)
 
 
 def task(rng, people, who, n_learn=40, n_test=60, n_choices=10):
     prompts = grammar.slot_values(rng.choice(grammar.initial_prompt_ids("test"), size=n_learn + n_test))
-    reads = raters.exact_reads(grammar.fill_unset(np.repeat(prompts, 2, axis=0), rng)).reshape(-1, 2, 38)
+    reads = raters.exact_reads(unsaid.fill_unset(np.repeat(prompts, 2, axis=0), rng)).reshape(-1, 2, 38)
     w = people.weights[who]
     u = raters.image_utilities(reads, prompts[:, None], w, people.config)
     labels = raters.sample_comparisons(u[:, 0], u[:, 1], people.temperature, people.config.tie, rng)
     slate_prompts = prompts[:n_choices]
-    slates = raters.exact_reads(grammar.fill_unset(np.repeat(slate_prompts, 12, axis=0), rng))
+    slates = raters.exact_reads(unsaid.fill_unset(np.repeat(slate_prompts, 12, axis=0), rng))
     slates = slates.reshape(n_choices, 4, 3, 38)
     columns = raters.column_utilities(raters.image_utilities(slates, slate_prompts[:, None, None], w, people.config))
     choices = raters.sample_choices(columns, people.temperature, rng)
