@@ -10,12 +10,15 @@ import pathlib
 
 import gymnasium as gym
 import numpy as np
+from hydra.utils import get_class
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from PIL import Image
 
 import pasta_gym  # noqa: F401  (registers the environment)
 from agents import Agent
 from agents.random_slate import RandomAgent
+from benchmarks import runs
 from benchmarks.pages import REPOSITORY
 from pasta_gym.seeding import mix
 
@@ -37,20 +40,34 @@ def frames_of_an_episode(agent: Agent, *, seed: int, prompt: str, user_type: int
     return frames
 
 
-def main() -> None:
+def trained_agent(run: pathlib.Path) -> Agent:
+    """Load the agent that a run directory holds.
+
+    Args:
+        run: A run directory of ``benchmarks.run``.
+
+    Raises:
+        ValueError: If the run trained nothing, or has not ended.
+    """
+    config, checkpoint = run / runs.CONFIG, run / runs.CHECKPOINT
+    if not config.is_file() or not checkpoint.is_dir():
+        raise ValueError(
+            f"{run} must be a run directory with {runs.CONFIG} and {runs.CHECKPOINT}/; train an agent first"
+        )
+    agent: Agent = get_class(str(OmegaConf.load(config).agent._target_)).load(checkpoint)
+    return agent
+
+
+def main(given: list[str] | None = None) -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "docs" / "images" / "episode.png")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--prompt", default="a castle")
     parser.add_argument("--user-type", type=int, default=0)
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="a trained IQL agent's folder; random without")
-    arguments = parser.parse_args()
-    agent: Agent = RandomAgent()
-    if arguments.checkpoint:
-        from agents.iql import IQLAgent
-
-        agent = IQLAgent.load(arguments.checkpoint)
+    parser.add_argument("--run", type=pathlib.Path, help="run directory of a trained agent; random without")
+    arguments = parser.parse_args(given)
+    agent: Agent = trained_agent(arguments.run) if arguments.run else RandomAgent()
     frames = frames_of_an_episode(agent, seed=arguments.seed, prompt=arguments.prompt, user_type=arguments.user_type)
     rows = [np.concatenate([frames[i] for i in pair], axis=1) for pair in (FRAMES_SHOWN[:2], FRAMES_SHOWN[2:])]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

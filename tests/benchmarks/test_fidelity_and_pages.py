@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import episode_picture
 from benchmarks.pages import fill_block
 from benchmarks.surrogate_fidelity import Columns, compare, slates_to_compare
 from pasta_gym.mini import grammar
@@ -71,3 +72,12 @@ def test_a_page_without_the_block_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match="once each, in this order"):
         fill_block(page, "t", "new")
     assert page.read_text() == text
+
+
+def test_an_episode_is_drawn_of_an_agent_that_was_trained_and_of_no_other(tmp_path):
+    with pytest.raises(ValueError, match="must be a run directory with config.yaml and checkpoint/"):
+        episode_picture.trained_agent(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "config.yaml").write_text("agent: {_target_: agents.iql.IQLAgent}")
+    with pytest.raises(ValueError, match="train the agent"):
+        episode_picture.trained_agent(tmp_path)
