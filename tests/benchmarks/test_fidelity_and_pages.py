@@ -75,7 +75,7 @@ def test_a_page_without_the_block_is_refused(tmp_path, text):
 
 
 def test_an_episode_is_drawn_of_an_agent_that_was_trained_and_of_no_other(tmp_path):
-    with pytest.raises(ValueError, match="must be a run directory with config.yaml and checkpoint/"):
+    with pytest.raises(ValueError, match=r"must be a run directory with config\.yaml and checkpoint/"):
         episode_picture.trained_agent(tmp_path)
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "config.yaml").write_text("agent: {_target_: agents.iql.IQLAgent}")
