@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import held_out, runs, stats
+from benchmarks import held_out, runs, stats, transfer
 from benchmarks.pages import fill_block
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
+from pasta_gym.types import IntArray
 
 RANDOM, CLAIRVOYANT, BLIND = "random", "clairvoyant", "blind_slate_aware"
 REFERENCES = (RANDOM, "blind_marginal", BLIND, CLAIRVOYANT)
 BOOTSTRAP_SEED = 20_260_101
 MIN_HEADROOM = 0.20
 MARK = " \\*"
+BLOCKS = ("table", "transfer")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Cell:
         returns: ``(seeds, episodes)`` episode returns of each agent.
         utilities: ``(H,)`` mean utility of the chosen column at each turn.
         episodes: How many conversations all agents share.
+        numbers: ``(episodes,)`` their numbers, ascending.
+        seeds: Training seed of each row of ``returns``, of each agent.
         mean: Mean return with its interval.
         normalised: On the scale from random to the clairvoyant; empty if either is missing.
         final: ``(seeds, episodes)`` utility of the column chosen last, of each agent.
@@ -49,6 +53,8 @@ class Cell:
     returns: dict[str, Scores]
     utilities: dict[str, Scores]
     episodes: int
+    numbers: IntArray
+    seeds: dict[str, list[int]]
     mean: dict[str, Interval]
     normalised: dict[str, Interval]
     final: dict[str, Scores]
@@ -85,6 +91,10 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     open_runs: list[pathlib.Path] = field(default_factory=list)
+
+    def label(self, agent: str) -> str:
+        """Write an agent's name for a table, marked if it uses insides of the environment."""
+        return agent + (MARK if agent in self.privileged else "")
 
 
 def make_reports(root: pathlib.Path, *, n_replicates: int = 2000) -> list[Report]:
@@ -148,7 +158,8 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
     mean = stats.mean_intervals(returns, rng, n_replicates)
     can_scale = RANDOM in mean and CLAIRVOYANT in mean and mean[CLAIRVOYANT].estimate > mean[RANDOM].estimate
     normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates) if can_scale else {}
-    return Cell(returns, utilities, len(shared), mean, normalised, final, unseen)
+    seeds = {agent: [run.key.seed for run in own] for agent, own in by_agent.items()}
+    return Cell(returns, utilities, len(shared), np.array(sorted(shared)), seeds, mean, normalised, final, unseen)
 
 
 def headline_checks(report: Report) -> list[Check]:
@@ -163,9 +174,8 @@ def headline_checks(report: Report) -> list[Check]:
             checks.append(_not_saturated(cell, reward))
             if BLIND in cell.returns:
                 checks.append(_headroom(cell, reward))
-        other = report.cells.get((reward, "diffusion"))
-        if other is not None:
-            checks.append(_same_order(cell, other, reward))
+        others = [(name, other) for (own, name), other in report.cells.items() if own == reward and name != images]
+        checks += [_same_order(cell, other, reward, name) for name, other in others]
     return checks
 
 
@@ -202,23 +212,23 @@ def _headroom(cell: Cell, reward: str) -> Check:
     )
 
 
-def _same_order(surrogate: Cell, diffusion: Cell, reward: str) -> Check:
-    """No pair of agents may be apart one way under the surrogate and apart the other way under diffusion."""
-    shared = sorted(set(surrogate.returns) & set(diffusion.returns))
+def _same_order(surrogate: Cell, painted: Cell, reward: str, images: str) -> Check:
+    """No pair of agents may be apart one way under the surrogate and apart the other way under another image model."""
+    shared = sorted(set(surrogate.returns) & set(painted.returns))
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     agreeing, reversed_pairs, n_pairs = 0, [], 0
     for i, first in enumerate(shared):
         for second in shared[i + 1 :]:
             here = stats.difference_interval(surrogate.returns, first, second, rng, 1000)
-            there = stats.difference_interval(diffusion.returns, first, second, rng, 1000)
+            there = stats.difference_interval(painted.returns, first, second, rng, 1000)
             n_pairs += 1
             agreeing += here.estimate * there.estimate > 0
             if (here.low > 0 and there.high < 0) or (here.high < 0 and there.low > 0):
                 reversed_pairs.append(f"{first} and {second}")
-    found = f"{agreeing} of {n_pairs} pairs in the same order over {diffusion.episodes} episodes on diffusion"
+    found = f"{agreeing} of {n_pairs} pairs in the same order over {painted.episodes} episodes on {images}"
     if reversed_pairs:
         found += f"; reversed beyond noise: {', '.join(reversed_pairs)}"
-    claim = f"agents keep their order when moved from surrogate to diffusion, {reward}"
+    claim = f"agents keep their order when moved from surrogate to {images}, {reward}"
     return Check(claim, not reversed_pairs if n_pairs else None, found)
 
 
@@ -240,7 +250,7 @@ def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
     for agent in report.agents:
         seeds = max((len(c.returns[agent]) for c in report.cells.values() if agent in c.returns), default=0)
         values = [_text(column[agent]) if agent in column else "" for column in columns]
-        rows.append([agent + (MARK if agent in report.privileged else ""), str(seeds), *values])
+        rows.append([report.label(agent), str(seeds), *values])
     return header, rows
 
 
@@ -265,6 +275,7 @@ def markdown(report: Report) -> str:
         "1 = clairvoyant (myopic, so it can be passed).",
         "\\* uses insides of the environment.",
         "",
+        *transfer.section(report),
         *held_out.section(report),
         "### Checks",
         "",
@@ -418,12 +429,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", type=pathlib.Path, help="folder that benchmarks.run wrote to")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap replicates of each interval")
     parser.add_argument("--page", type=pathlib.Path, help="also put the table into this page's block, as in README.md")
+    parser.add_argument("--block", choices=BLOCKS, default=BLOCKS[0], help="what goes there: all, or transfer alone")
     parser.add_argument("--command", default="make benchmark", help="what that page says it was printed by")
     given = parser.parse_args(arguments)
     text, written = write_report(given.runs, n_replicates=given.replicates)
     if given.page:
         made = f"Printed by `{given.command}` on {datetime.datetime.now(tz=datetime.UTC).date()}.\n\n"
-        fill_block(given.page, "table", made + text)
+        if given.block == "transfer":
+            reports = make_reports(given.runs, n_replicates=given.replicates)
+            text = "\n".join(line for report in reports for line in transfer.section(report))
+        fill_block(given.page, given.block, made + text)
         written.append(given.page)
     sys.stdout.write(text + "\nwrote\n" + "".join(f"  {path}\n" for path in written))
 

@@ -2,6 +2,7 @@
 
 python -m benchmarks.run agent=iql reward=sparse data=simulated seed=0
 python -m benchmarks.run --multirun experiment=main_table
+python -m benchmarks.run --multirun experiment=transfer             finished agents on four image models
 python -m benchmarks.run checkpoint=RUN_DIR images=diffusion        or images=painter, images=diffusion_8
 """
 
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 import hydra
 import numpy as np
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import pasta_gym
@@ -337,7 +338,58 @@ def user_model_folder(world: str) -> str:
     return str(make_world(world).user_model)
 
 
-OmegaConf.register_new_resolver("user_model_folder", user_model_folder, replace=True)
+def trained_in(experiment: str, *, _root_: DictConfig) -> str | None:
+    """Find the run that trained the configured agent in another experiment, for ``checkpoint: ${trained_in:small}``.
+
+    Args:
+        experiment: The other experiment's name.
+        _root_: The whole configuration, which OmegaConf passes. Agent, reward, data, world, seed and the folder of
+            runs count; ``images`` does not, because agents learn from the pictures of ``data.environment``.
+
+    Returns:
+        A run directory, or None for an agent that learns nothing.
+
+    Raises:
+        ValueError: If the agent learns and no finished run of that experiment has trained it.
+    """
+    if not hasattr(get_object(str(_root_.agent._target_)), "train"):
+        return None
+    key = runs.RunKey(
+        experiment=experiment,
+        config_hash="",
+        agent=agent_name({"_target_": _root_.agent._target_, "name": _root_.agent.get("name")}),
+        reward=_root_.reward,
+        data=str(_root_.data_name),
+        world=instantiate(_root_.env).world_name,
+        images=instantiate(_root_.data).environment.images,
+        split=EvaluationConfig.split,
+        seed=_root_.seed,
+    )
+    folder = key.folder(pathlib.Path(_root_.runs))
+    if not ((folder / runs.METADATA).is_file() and (folder / runs.CHECKPOINT).is_dir()):
+        raise ValueError(
+            f"experiment {experiment!r} has no finished run {folder}; train the agent first with `python -m "
+            f"benchmarks.run experiment={experiment} agent={key.agent} reward={key.reward} seed={key.seed}`, or pass "
+            "checkpoint=RUN_DIR"
+        )
+    return str(folder)
+
+
+def episodes_on(images: str, episodes: DictConfig) -> int:
+    """Look up how many conversations are played on an image model: those that paint slowly get fewer.
+
+    Raises:
+        ValueError: If the image model is not listed.
+    """
+    if images not in episodes:
+        raise ValueError(
+            f"no number of episodes for images={images!r}, only for {list(episodes)}; set evaluation.n_episodes"
+        )
+    return int(episodes[images])
+
+
+for _resolver in (user_model_folder, trained_in, episodes_on):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="run")

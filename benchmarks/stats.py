@@ -92,6 +92,53 @@ def normalised_intervals(
     Raises:
         ValueError: If an end has no scores, or ``one`` is not above ``zero``.
     """
+    return {name: interval(*made) for name, made in _normalised(scores, rng, zero, one, n_replicates).items()}
+
+
+def normalised_change_intervals(
+    before: Mapping[str, Scores],
+    after: Mapping[str, Scores],
+    rng: np.random.Generator,
+    *,
+    zero: str = "random",
+    one: str = "clairvoyant",
+    n_replicates: int = 2000,
+) -> dict[str, Interval]:
+    """Normalised score after a change of the environment minus that before, with paired 95% intervals.
+
+    Each side is on its own scale from ``zero`` to ``one``. In each replicate the same conversations and the same
+    training seeds are drawn on both sides.
+
+    Args:
+        before: ``(seeds, episodes)`` of each agent.
+        after: Of the same agents, seeds and conversations in the same order.
+        rng: Source of the resamples.
+        zero: The agent that scores 0 on either side.
+        one: The agent that scores 1 on either side.
+        n_replicates: How many resamples.
+
+    Raises:
+        ValueError: If the two sides have other agents or shapes, or a side has no scale (see
+            :func:`normalised_intervals`).
+    """
+    shapes = [{name: np.shape(values) for name, values in side.items()} for side in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"both sides must have the same agents, seeds and episodes, got {shapes[0]} and {shapes[1]}")
+    # Generators in equal states and equal shapes in equal order: the draws are equal, which pairs the two sides.
+    seed = int(rng.integers(2**63))
+    sides = [
+        _normalised({name: side[name] for name in before}, np.random.default_rng(seed), zero, one, n_replicates)
+        for side in (before, after)
+    ]
+    return {
+        name: interval(sides[1][name][0] - sides[0][name][0], sides[1][name][1] - sides[0][name][1]) for name in before
+    }
+
+
+def _normalised(
+    scores: Mapping[str, Scores], rng: np.random.Generator, zero: str, one: str, n_replicates: int
+) -> dict[str, tuple[float, Scores]]:
+    """Estimate and ``(n_replicates,)`` resamples of each agent's normalised score."""
     missing = {zero, one} - set(scores)
     if missing:
         raise ValueError(f"the normalised score needs {sorted(missing)} among the agents, got {sorted(scores)}")
@@ -101,7 +148,7 @@ def normalised_intervals(
     replicates = bootstrap_means(scores, rng, n_replicates)
     width = replicates[one] - replicates[zero]
     return {
-        name: interval((float(values.mean()) - bottom) / (top - bottom), (replicates[name] - replicates[zero]) / width)
+        name: ((float(values.mean()) - bottom) / (top - bottom), (replicates[name] - replicates[zero]) / width)
         for name, values in scores.items()
     }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks import held_out, report, runs
+from benchmarks import held_out, report, runs, transfer
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json
 
@@ -125,6 +125,71 @@ def test_an_order_that_turns_round_on_diffusion_is_named(planted):
     assert check.passed is False
     assert "reversed beyond noise: iql and random" in check.found
     assert "0 of 1 pairs" in check.found
+
+
+def test_transfer_is_scored_on_the_scale_of_each_image_model(planted):
+    plant(planted, "random", 2.0, images="painter", n=20)
+    plant(planted, "iql", 5.0, images="painter", n=20, seed=1, spread=2.0)
+    plant(planted, "clairvoyant", 6.0, images="painter", n=20, privileged=True)
+    [made] = report.make_reports(planted, n_replicates=200)
+    # Luck is the same for all but iql on the painter, which has twice as much.
+    luck = np.random.default_rng(5).normal(0, 1.0, size=20).mean()
+    there = (5.0 + luck - 2.0) / 4.0
+    found = transfer.changes(made.cells["sparse", "surrogate"], made.cells["sparse", "painter"], n_replicates=200)
+    assert_allclose(found["iql"].estimate, there - 0.7, atol=1e-5)  # against seed 1, (4.4 - 3) / 2, not all three
+    assert found["iql"].low < found["iql"].estimate < found["iql"].high
+    lines = transfer.section(made)
+    assert "| agent | surrogate (60 episodes) | painter (20 episodes) |" in lines
+    home, away = (made.cells["sparse", images].mean["random"].estimate for images in ("surrogate", "painter"))
+    assert f"| random | 0 (return {home:.2f}) | 0 (return {away:.2f}) |" in lines
+    assert away < home - 0.5
+    (own, change) = (line for line in lines if line.startswith("| iql |"))
+    assert own.startswith("| iql | 0.65 [")
+    assert f"| {there:.2f} [" in own
+    assert change.startswith(f"| iql | {there - 0.7:.2f} [")
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
+        *("| agent", "| random", "| iql", "| clairvoyant \\*"),
+        *("| agent", "| iql"),
+    ]
+    assert "\n".join(lines) in report.markdown(made)
+
+
+def test_a_change_is_taken_over_the_conversations_that_both_image_models_have(planted):
+    for agent, mean, spread in (("random", 3.0, 1.0), ("iql", 4.0, 2.0), ("clairvoyant", 5.0, 1.0)):
+        plant(planted, agent, mean, spread=spread, privileged=agent == "clairvoyant")
+        plant(planted, agent, mean, images="painter", n=20, spread=spread, privileged=agent == "clairvoyant")
+    [made] = report.make_reports(planted, n_replicates=50)
+    home, away = made.cells["sparse", "surrogate"], made.cells["sparse", "painter"]
+    assert abs(home.returns["iql"][0].mean() - away.returns["iql"][0].mean()) > 0.03
+    found = transfer.changes(home, away, n_replicates=50)["iql"]
+    assert_allclose([found.estimate, found.low, found.high], 0, atol=1e-12)
+
+
+def test_transfer_needs_a_second_image_model_with_both_ends_of_the_scale(planted):
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert transfer.section(made) == []
+    plant(planted, "random", 2.0, images="painter")
+    plant(planted, "iql", 5.0, images="painter")
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert transfer.section(made) == []
+    assert transfer.changes(made.cells["sparse", "surrogate"], made.cells["sparse", "painter"]) == {}
+    [check] = [c for c in made.checks if "keep their order" in c.claim]
+    assert (check.passed, "surrogate to painter" in check.claim) == (True, True)
+
+
+def test_the_transfer_tables_can_go_to_a_page_of_their_own(planted, tmp_path, capsys):
+    for agent, mean in (("random", 2.0), ("iql", 5.0), ("clairvoyant", 6.0)):
+        plant(planted, agent, mean, images="painter", n=20)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- transfer:begin -->\nold\n<!-- transfer:end -->\nafter\n")
+    wanted = ["--page", str(page), "--block", "transfer", "--command", "this", "--replicates", "50"]
+    report.main([str(planted), *wanted])
+    text = page.read_text()
+    assert text.startswith("before\n<!-- transfer:begin -->\nPrinted by `this` on ")
+    assert "| iql | 0.65 [" in text
+    assert "### Checks" not in text
+    assert "old" not in text
+    assert str(page) in capsys.readouterr().out
 
 
 def test_all_files_are_written_and_the_page_needs_nothing_else(planted):

@@ -140,6 +140,48 @@ def test_a_checkpoint_is_scored_elsewhere_without_training(configure, monkeypatc
         read_settings(configure("checkpoint=/nowhere"))
 
 
+def test_transfer_scores_the_agents_of_another_experiment_and_trains_nothing(configure, monkeypatch, tmp_path):
+    trained = run(read_settings(configure("experiment=small", "seed=1")))
+    (tmp_path / "runs/small/own/sparse/simulated/tiny/surrogate/seed_2").mkdir(parents=True)  # began, not finished
+
+    def never(*arguments, **named):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("own_agent.OwnAgent.train", never)
+    episodes = "evaluation.n_episodes='${episodes_on:${images},{surrogate:9,diffusion:3}}'"
+    columns = [f"utility_{turn}" for turn in range(1, 5)]
+    for images, n in (("surrogate", 9), ("diffusion", 3)):
+        settings = read_settings(configure("experiment=transfer", episodes, f"images={images}", "seed=1"))
+        assert settings.resolved["checkpoint"] == str(trained)
+        folder = run(settings)
+        assert folder == tmp_path / f"runs/transfer/own/sparse/simulated/tiny/{images}/seed_1"
+        assert len(rows_of(folder)) == n
+        if images == "surrogate":
+            assert [[row[c] for c in columns] for row in rows_of(folder)] == [
+                [row[c] for c in columns] for row in rows_of(trained)[:9]
+            ]
+    before = (folder / "scores.csv").stat().st_mtime_ns
+    run(settings)
+    assert (folder / "scores.csv").stat().st_mtime_ns == before
+    random = {"agent": "agents.random_slate.RandomAgent", "name": "random"}
+    assert read_settings(configure("experiment=transfer", **random)).resolved["checkpoint"] is None
+    with pytest.raises(ValueError, match=r"no finished run .*seed_2; train the agent first .*agent=own .* seed=2"):
+        read_settings(configure("experiment=transfer", "seed=2"))
+    with pytest.raises(ValueError, match=r"no number of episodes for images='oil', only for \['surrogate', "):
+        read_settings(configure("experiment=transfer", episodes, "images=oil", **random))
+
+
+def test_the_transfer_sweep_has_a_number_of_episodes_for_each_of_its_image_models():
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        params = compose("run", ["experiment=transfer"], return_hydra_config=True).hydra.sweeper.params
+        names = params.images.split(",")
+        for images in names:
+            settings = read_settings(compose("run", ["experiment=transfer", "agent=random", f"images={images}"]))
+            assert settings.evaluation.n_episodes >= 32
+    assert names == ["surrogate", "painter", "diffusion", "diffusion_8"]
+    assert {"random", "clairvoyant"} < set(params.agent.split(","))
+
+
 def test_scores_on_diffusion_are_joined_for_every_agent(configure, tmp_path):
     learned = run(read_settings(configure()))
     run(read_settings(configure(agent="agents.random_slate.RandomAgent", name="random")))
@@ -220,7 +262,8 @@ def test_every_choice_of_every_group_composes(group):
     assert choices
     for choice in choices:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-            config = compose("run", [f"{group}={choice}"], return_hydra_config=True)
+            # Some experiments score agents of finished runs; one that learns nothing needs none.
+            config = compose("run", [f"{group}={choice}", "agent=random"], return_hydra_config=True)
         params = config.hydra.sweeper.params or {}
         known = {p.stem for p in (CONFIG_FOLDER / "agent").glob("*.yaml")}
         assert set(str(params.get("agent", "random")).split(",")) <= known

@@ -54,6 +54,27 @@ def test_normalised_ends_have_no_width_and_the_middle_is_in_the_middle():
     assert_allclose([made["agent"].low, made["agent"].high], [0.25, 0.75], atol=0.1)
 
 
+def test_a_change_is_paired_in_conversations_and_in_seeds():
+    luck = rng(0).normal(0, 3, size=(1, 100))
+    noise = rng(1).normal(np.array([[-2.0], [0.0], [2.0]]), 3, size=(3, 100))
+    before = {"random": luck, "agent": luck + 1 + noise, "clairvoyant": luck + 4}
+    # Twice the luck, twice the scale, and half of it more: whatever is drawn, the score is 0.5 higher.
+    after = {"clairvoyant": 2 * luck + 8, "agent": 2 * (luck + 1 + noise) + 4, "random": 2 * luck}
+    made = stats.normalised_change_intervals(before, after, rng(2), n_replicates=300)
+    assert_allclose([made["agent"].estimate, made["agent"].low, made["agent"].high], 0.5)
+    assert_allclose([made["random"].high, made["clairvoyant"].low], 0, atol=1e-12)
+    alone = stats.normalised_intervals(before, rng(2), n_replicates=300)["agent"]
+    assert alone.high - alone.low > 0.5
+
+
+def test_a_change_of_other_shapes_or_without_a_scale_is_refused():
+    side = {"random": np.zeros((1, 4)), "agent": np.ones((2, 4)), "clairvoyant": np.full((1, 4), 2.0)}
+    with pytest.raises(ValueError, match="both sides must have the same agents, seeds and episodes"):
+        stats.normalised_change_intervals(side, {**side, "agent": np.ones((1, 4))}, rng())
+    with pytest.raises(ValueError, match=r"clairvoyant \(0.000\) must be above random"):
+        stats.normalised_change_intervals(side, {**side, "clairvoyant": np.zeros((1, 4))}, rng())
+
+
 def test_coverage_of_the_interval_is_near_its_name():
     hits = 0
     for trial in range(100):
