@@ -1,6 +1,7 @@
 """A full-size world out of tiny models in their real formats: only the number of weights differs."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import pickle
@@ -14,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import pasta_gym  # noqa: F401
+from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_preset
 from pasta_gym.images import CachedImages, DiffusionImages
 from pasta_gym.mini.weights import weights_directory
@@ -103,6 +105,24 @@ def test_an_episode_through_the_real_classes(config):
     assert rewards_again == rewards
     np.testing.assert_array_equal(again[-1]["slate_images"], seen[-1]["slate_images"])
     assert len(images.cache) == n_pictures
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_user_model_of_another_encoder_is_refused(config, tmp_path, cached):
+    clip = hashlib.sha256((pathlib.Path(config.clip.model) / "open_clip_model.safetensors").read_bytes()).hexdigest()
+    changed = config if cached else dataclasses.replace(config, image_cache="")
+    for sha, fits in ((clip, True), ("a" * 64, False)):
+        folder = tmp_path / sha[:4]
+        write_user_model(folder)
+        metadata = json.loads((folder / "metadata.json").read_text())
+        (folder / "metadata.json").write_text(json.dumps({**metadata, "encoder": {"sha256": sha}}))
+        world = make_world(dataclasses.replace(changed, user_model=str(folder)))
+        if fits:
+            with quiet():
+                assert isinstance(assemble(PastaConfig(images="diffusion"), world).images, CachedImages) is cached
+        else:
+            with quiet(), pytest.raises(ValueError, match=f"encoder {'a' * 16}, but images='diffusion' .* {clip[:16]}"):
+                assemble(PastaConfig(images="diffusion"), world)
 
 
 def test_a_world_is_made_once_and_travels_as_its_recipe(config):

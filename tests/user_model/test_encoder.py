@@ -1,6 +1,7 @@
 """A user model belongs to one encoder, and phase 2 may train it."""
 
 import copy
+import hashlib
 
 import gymnasium as gym
 import numpy as np
@@ -94,6 +95,21 @@ def test_another_encoder_is_refused_with_both_names_and_the_cure():
         require_same_encoder({"encoder": {"sha256": A}}, B[:16], "surrogate")
     for metadata, images in (({}, B), ({"encoder": {"sha256": A}}, None), ({"encoder": {"sha256": A}}, A[:16])):
         require_same_encoder(metadata, images, "surrogate")
+
+
+@pytest.mark.parametrize("images", ["surrogate", "painter", "diffusion", "diffusion_8"])
+def test_the_mini_world_refuses_a_user_model_of_another_encoder(images):
+    from pasta_gym.envs.assembly import PastaConfig, assemble
+    from pasta_gym.mini.weights import weights_directory
+    from pasta_gym.worlds import make_world
+
+    clip = hashlib.sha256((weights_directory() / "clip" / "open_clip_model.safetensors").read_bytes()).hexdigest()
+    own = UserModel.load(make_world("mini").user_model)
+    own.metadata["encoder"] = {"sha256": clip}
+    assert assemble(PastaConfig(images=images), "mini", own).user_model is own
+    own.metadata["encoder"] = {"sha256": A}
+    with pytest.raises(ValueError, match=f"encoder {A[:16]}, but images='{images}' gives those of {clip[:16]}"):
+        assemble(PastaConfig(images=images), "mini", own)
 
 
 def test_the_environment_refuses_a_user_model_of_another_encoder(tmp_path):
