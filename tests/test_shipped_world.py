@@ -125,7 +125,7 @@ def test_the_vector_environment_is_many_single_ones(images):
 
 # Choices and rounded utilities of a fixed conversation. Another number here is another environment: -v1.
 GOLDEN_CHOICES = [0, 3, 1, 1, 2]
-GOLDEN_REWARDS = [2.874, 7.691, 8.131, 8.487, 8.555]
+GOLDEN_REWARDS = [2.587, 7.908, 6.357, 2.629, 5.651]
 
 
 def test_a_fixed_conversation_is_what_it_was():

@@ -50,9 +50,9 @@ class LabelConfig:
         critique_share: Share of sessions with a critique.
     """
 
-    train_pairs: int = 100
-    held_out_pairs: int = 80
-    ratings: int = 24
+    train_pairs: int = 800
+    held_out_pairs: int = 400
+    ratings: int = 192
     rankings: int = 4
     ranked: int = 4
     critique_share: float = 0.2
