@@ -147,13 +147,23 @@ def agent_name(agent: dict[str, Any]) -> str:
 
 
 def config_hash(resolved: dict[str, Any]) -> str:
-    """Hash everything that can move a score, and the experiment's name; not where results are written."""
+    """Hash everything that can move a score, and the experiment's name; not where results or weights lie."""
     content = {name: value for name, value in resolved.items() if name not in ("runs", "tracking")}
+    content["agent"] = _by_content(resolved["agent"])
     content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:
         content["checkpoint"] = provenance.folder_hashes(pathlib.Path(resolved["checkpoint"]) / runs.CHECKPOINT)
     return digest(content)
+
+
+def _by_content(value: Any) -> Any:
+    """Replace folders by the hashes of the weights in them: a checkout elsewhere makes the same run."""
+    if isinstance(value, dict):
+        return {name: _by_content(inner) for name, inner in value.items()}
+    if isinstance(value, str) and pathlib.Path(value).is_absolute() and pathlib.Path(value).is_dir():
+        return provenance.folder_hashes(pathlib.Path(value))
+    return value
 
 
 def run(settings: Settings) -> pathlib.Path:

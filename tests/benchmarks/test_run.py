@@ -312,3 +312,19 @@ def test_agents_see_no_hidden_state_unless_they_are_privileged(tiny):
         evaluate(Spy(privileged), envs, EvaluationConfig(n_episodes=2), agent_seed=0)
     assert seen[False] == set(envs.single_observation_space.spaces)
     assert seen[True] - seen[False] == {"user_type", "prompt_ids"}
+
+
+def test_a_folder_in_an_agents_configuration_counts_by_the_weights_in_it(tmp_path):
+    def hash_with(folder, content):
+        folder.mkdir(exist_ok=True)
+        (folder / "weights.safetensors").write_bytes(content)
+        resolved = {
+            "agent": {"config": {"posterior_from": str(folder)}},
+            "evaluation": {},
+            "data": {},
+            "checkpoint": None,
+        }
+        return run_module.config_hash(resolved)
+
+    assert hash_with(tmp_path / "here", b"1") == hash_with(tmp_path / "there", b"1")
+    assert hash_with(tmp_path / "here", b"1") != hash_with(tmp_path / "there", b"2")
