@@ -1,7 +1,8 @@
 """Turn run directories into a table with intervals, the headline checks, figures and a page.
 
 Run ``python -m benchmarks.report RUNS_DIR``. It writes ``table.md``, ``scores.csv``, ``figure.png``,
-``summary.json`` and ``report.html`` into ``RUNS_DIR/report`` and prints the table.
+``summary.json`` and ``report.html`` into ``RUNS_DIR/report``, with ``statistics.json`` and ``profiles.png`` where
+there is something to compare, and prints the table.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import held_out, runs, stats, transfer
+from benchmarks import comparison_pages, held_out, runs, stats, transfer
+from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
 from benchmarks.pages import fill_block
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
 from pasta_gym.types import IntArray
 
-RANDOM, CLAIRVOYANT, BLIND = "random", "clairvoyant", "blind_slate_aware"
-REFERENCES = (RANDOM, "blind_marginal", BLIND, CLAIRVOYANT)
 BOOTSTRAP_SEED = 20_260_101
 MIN_HEADROOM = 0.20
 MARK = " \\*"
@@ -75,7 +75,8 @@ class Report:
     """What a folder of runs says.
 
     Attributes:
-        title: Experiment, data and world.
+        name: Experiment, data, world and split.
+        title: The same in words.
         agents: Row order of the table.
         privileged: Agents that use insides of the environment.
         cells: By reward and painter.
@@ -84,6 +85,7 @@ class Report:
         open_runs: Runs that neither finished nor failed.
     """
 
+    name: tuple[str, str, str, str]
     title: str
     agents: list[str]
     privileged: set[str]
@@ -114,6 +116,7 @@ def make_reports(root: pathlib.Path, *, n_replicates: int = 2000) -> list[Report
     reports = []
     for name, own in groups.items():
         report = Report(
+            name=name,
             title=f"{name[0]}: {name[1]} data, {name[2]} world, {name[3]} prompts",
             agents=_row_order({run.key.agent for run in own}),
             privileged={run.key.agent for run in own if run.metadata.get("privileged")},
@@ -325,8 +328,8 @@ def draw(report: Report, path: pathlib.Path) -> None:
     figure.savefig(path, dpi=140)
 
 
-def page(reports: list[Report], figures: list[bytes]) -> str:
-    """Write one self-contained HTML page: tables, checks and figures, no scripts and no links out."""
+def page(reports: list[Report], figures: list[bytes], statistics: str = "") -> str:
+    """Write one self-contained HTML page: tables, checks, figures and statistics, no scripts and no links out."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>PASTA Gym benchmark</title>"
         "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
@@ -354,7 +357,7 @@ def page(reports: list[Report], figures: list[bytes]) -> str:
         parts += [f"<li class=no>unfinished: {html.escape(str(folder))}</li>" for folder in report.open_runs]
         picture = base64.b64encode(figure).decode()
         parts.append(f'</ul><img alt="scores with intervals" src="data:image/png;base64,{picture}">')
-    return "".join(parts) + "</html>\n"
+    return "".join(parts) + statistics + "</html>\n"
 
 
 def write_report(root: pathlib.Path, *, n_replicates: int = 2000) -> tuple[str, list[pathlib.Path]]:
@@ -372,8 +375,9 @@ def write_report(root: pathlib.Path, *, n_replicates: int = 2000) -> tuple[str, 
     folder.mkdir(exist_ok=True)
     text = "\n".join(markdown(report) for report in reports)
     written = [folder / "table.md", folder / "scores.csv", folder / "summary.json", folder / "report.html"]
-    write_text(written[0], text)
-    write_text(written[1], _joined_scores(root))
+    statistics, statistics_page, statistics_files = comparison_pages.write(reports, folder, n_replicates=n_replicates)
+    write_text(written[0], text + statistics)
+    write_text(written[1], runs.joined_scores(root))
     write_json(written[2], [_summary(report) for report in reports])
     figures = []
     for number, report in enumerate(reports):
@@ -381,8 +385,8 @@ def write_report(root: pathlib.Path, *, n_replicates: int = 2000) -> tuple[str, 
         draw(report, path)
         figures.append(path.read_bytes())
         written.append(path)
-    write_text(written[3], page(reports, figures))
-    return text, written
+    write_text(written[3], page(reports, figures, statistics_page))
+    return text, written + statistics_files
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -411,16 +415,6 @@ def _summary(report: Report) -> dict[str, Any]:
         "failed": report.failed,
         "unfinished": [str(folder) for folder in report.open_runs],
     }
-
-
-def _joined_scores(root: pathlib.Path) -> str:
-    lines: list[str] = []
-    for started in sorted(root.rglob("started.json")):
-        path = started.parent / runs.SCORES
-        if path.exists() and (started.parent / runs.METADATA).exists():
-            own = path.read_text(encoding="utf-8").splitlines()
-            lines += own if not lines else own[1:]
-    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:

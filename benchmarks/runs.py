@@ -210,6 +210,17 @@ def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list
     return finished, failed, open_runs
 
 
+def joined_scores(root: pathlib.Path) -> str:
+    """Join the ``scores.csv`` of all finished runs under a folder into one, with one header."""
+    lines: list[str] = []
+    for started in sorted(root.rglob("started.json")):
+        path = started.parent / SCORES
+        if path.exists() and (started.parent / METADATA).exists():
+            own = path.read_text(encoding="utf-8").splitlines()
+            lines += own if not lines else own[1:]
+    return "\n".join(lines) + "\n"
+
+
 def _as_name(part: str) -> str:
     if not part or "/" in part or part.startswith("."):
         raise ValueError(f"a name of a run may not be empty, start with a dot or hold a slash, got {part!r}")

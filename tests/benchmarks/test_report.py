@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -194,7 +195,8 @@ def test_the_transfer_tables_can_go_to_a_page_of_their_own(planted, tmp_path, ca
 
 def test_all_files_are_written_and_the_page_needs_nothing_else(planted):
     text, written = report.write_report(planted, n_replicates=50)
-    assert {p.name for p in written} == {"table.md", "scores.csv", "summary.json", "figure.png", "report.html"}
+    tables, figures = {"table.md", "scores.csv", "summary.json", "statistics.json"}, {"figure.png", "profiles.png"}
+    assert {p.name for p in written} == tables | figures | {"report.html"}
     assert all(p.stat().st_size > 100 for p in written)
     page = (planted / "report" / "report.html").read_text()
     assert "data:image/png;base64," in page
@@ -203,6 +205,20 @@ def test_all_files_are_written_and_the_page_needs_nothing_else(planted):
     [summary] = json.loads((planted / "report" / "summary.json").read_text())
     improvement = summary["cells"]["sparse/surrogate"]["probability_of_improvement_over_random"]
     assert_allclose([improvement["random"], improvement["clairvoyant"]], [0.5, 1.0])
+    # The table is what it was; the statistics follow it, in the file and on the page.
+    table = (planted / "report" / "table.md").read_text()
+    assert table.startswith(text + "\n## Statistics of small: simulated data, mini world, test prompts\n")
+    assert "Statistics" not in text
+    assert "<h2>Statistics of small" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert page.endswith("</html>\n")
+
+
+def test_runs_of_one_seed_have_no_statistics(planted):
+    for seed in (1, 2):
+        shutil.rmtree(plant(planted, "iql", 4.0, seed=seed))
+    text, written = report.write_report(planted, n_replicates=50)
+    assert not {p.name for p in written} & {"statistics.json", "profiles.png"}
     assert (planted / "report" / "table.md").read_text() == text
 
 
