@@ -8,6 +8,7 @@ python -m benchmarks.fit_user_model user_model.phase1=false out=without_phase_1
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import pathlib
 import time
@@ -32,7 +33,18 @@ from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases
 from pasta_gym.user_model.user_model import UserModel
 
 logger = logging.getLogger(__name__)
-KEYS = ("cache", "data", "data_name", "encoder", "limits", "one_type", "out", "splits", "user_model")
+KEYS = (
+    "cache",
+    "checkpoint_every",
+    "data",
+    "data_name",
+    "encoder",
+    "limits",
+    "one_type",
+    "out",
+    "splits",
+    "user_model",
+)
 PHASES = "phases"
 
 
@@ -112,8 +124,9 @@ def run(settings: FitSettings) -> pathlib.Path:
         "git": provenance.git_revision(CONFIG_FOLDER.parent),
     }
     key = digest([_without_places(given), record["data"]["counts"], encoder.fingerprint])
-    model = _fitted(data, settings.phases, out, key, record)
-    baseline = _fitted(data, settings.phases.with_types(1), out / ONE_TYPE, key, record) if given["one_type"] else None
+    fit = functools.partial(_fitted, data, key=key, record=record, checkpoint_every=given["checkpoint_every"])
+    model = fit(settings.phases, out)
+    baseline = fit(settings.phases.with_types(1), out / ONE_TYPE) if given["one_type"] else None
     scores = held_out_scores(model, data)
     of_one = held_out_scores(baseline, data) if baseline is not None else None
     model.metadata.update(held_out=scores, held_out_one_type=of_one, seconds=round(time.monotonic() - began, 1))
@@ -137,7 +150,13 @@ def counts(data: PreferenceData) -> dict[str, int]:
 
 
 def _fitted(
-    data: PreferenceData, config: PhasesConfig, out: pathlib.Path, key: str, record: dict[str, Any]
+    data: PreferenceData,
+    config: PhasesConfig,
+    out: pathlib.Path,
+    *,
+    key: str,
+    record: dict[str, Any],
+    checkpoint_every: int,
 ) -> UserModel:
     """Fit and save, or read back what an earlier call of the same key saved."""
     if (out / "metadata.json").is_file():
@@ -148,10 +167,14 @@ def _fitted(
         if saved is not None and saved.metadata.get("key") == key:
             logger.info("%s is fitted already", out)
             return saved
-    model = fit_in_phases(data, config, out / PHASES, key=key, progress=True)
-    model.metadata |= {"key": key, "config": dataclasses.asdict(config), **record}
-    model.save(out)
-    return model
+
+    def save(model: UserModel) -> None:
+        model.metadata |= {"key": key, "config": dataclasses.asdict(config), **record}
+        model.save(out)
+
+    return fit_in_phases(
+        data, config, out / PHASES, key=key, save=save, checkpoint_every=checkpoint_every, progress=True
+    )
 
 
 def _described(given: list[dict[str, Any]], opened: list[PreferenceDataset]) -> list[dict[str, Any]]:
@@ -163,8 +186,8 @@ def _described(given: list[dict[str, Any]], opened: list[PreferenceDataset]) -> 
 
 
 def _without_places(given: dict[str, Any]) -> dict[str, Any]:
-    """The configuration less what says where files are put."""
-    return {name: value for name, value in given.items() if name not in ("out", "cache", "one_type")}
+    """The configuration less what changes nothing about a user model: where files are put, and how often."""
+    return {n: value for n, value in given.items() if n not in ("out", "cache", "one_type", "checkpoint_every")}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="fit_user_model")

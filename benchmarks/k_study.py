@@ -26,8 +26,9 @@ from benchmarks.rater_scores import Raters, load_raters, recovery, score_ceiling
 from benchmarks.stats import Interval, Scores, difference_interval, mean_intervals
 from pasta_gym.mini import rater_data
 from pasta_gym.mini.rater_sessions import load_pool
-from pasta_gym.user_model.em import EM, EMConfig, labels_of
+from pasta_gym.user_model.em import EM, EMConfig
 from pasta_gym.user_model.fit import fit_user_model
+from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.predictors import ModelPredictor
 from pasta_gym.user_model.sorting import SortingConfig
 

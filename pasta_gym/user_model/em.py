@@ -11,18 +11,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
+from pasta_gym.user_model.labels import Batches, Labels
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
-IntArray = NDArray[np.int64]
+FIGURES_EVERY = 50  # steps
 _ROWS_AT_ONCE = 16_384  # of a table that may be a memory map larger than the memory
 
 
@@ -82,72 +81,6 @@ class EMConfig:
             raise ValueError(f"rating_deviation must be positive, got {self.rating_deviation}; 0.2 is the default")
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Labels of some raters as tensors; raters are numbered ``0..n_raters - 1`` and rows sorted by rater.
-
-    Attributes:
-        prompt_embeddings: ``(P, d)``.
-        image_embeddings: ``(I, d)``.
-        pair_raters: ``(n,)``.
-        pair_prompts: ``(n,)``.
-        pair_images: ``(n, 2)``.
-        pair_labels: ``(n,)`` in [0, 1].
-        rating_raters: ``(m,)``.
-        rating_prompts: ``(m,)``.
-        rating_images: ``(m,)``.
-        ratings: ``(m,)`` in [0, 1].
-        n_raters: Number of raters.
-        raters: ``(n_raters,)`` who they are in the labels a batch was drawn from.
-    """
-
-    prompt_embeddings: torch.Tensor
-    image_embeddings: torch.Tensor
-    pair_raters: torch.Tensor
-    pair_prompts: torch.Tensor
-    pair_images: torch.Tensor
-    pair_labels: torch.Tensor
-    rating_raters: torch.Tensor
-    rating_prompts: torch.Tensor
-    rating_images: torch.Tensor
-    ratings: torch.Tensor
-    n_raters: int
-    raters: torch.Tensor
-
-
-def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
-    """Collect the pairs (rankings' neighbours included) and ratings of ``raters``, in that order.
-
-    Args:
-        data: All labels.
-        raters: ``(n,)`` distinct rater ids.
-
-    Returns:
-        Their labels, renumbered.
-    """
-    position = np.full(data.n_raters, -1, dtype=np.int64)
-    position[raters] = np.arange(len(raters))
-    who, prompts, images, labels = data.all_pairs()
-    pair_rows = np.flatnonzero(position[who] >= 0)
-    pair_rows = pair_rows[np.argsort(position[who[pair_rows]], kind="stable")]
-    rating_rows = np.flatnonzero(position[data.rating_raters] >= 0)
-    rating_rows = rating_rows[np.argsort(position[data.rating_raters[rating_rows]], kind="stable")]
-    return Labels(
-        prompt_embeddings=torch.from_numpy(np.asarray(data.prompt_embeddings, dtype=np.float32)),
-        image_embeddings=torch.from_numpy(np.asarray(data.image_embeddings)),
-        pair_raters=torch.from_numpy(position[who[pair_rows]]),
-        pair_prompts=torch.from_numpy(prompts[pair_rows]),
-        pair_images=torch.from_numpy(images[pair_rows]),
-        pair_labels=torch.from_numpy(labels[pair_rows].astype(np.float32)),
-        rating_raters=torch.from_numpy(position[data.rating_raters[rating_rows]]),
-        rating_prompts=torch.from_numpy(data.rating_prompts[rating_rows]),
-        rating_images=torch.from_numpy(data.rating_images[rating_rows]),
-        ratings=torch.from_numpy(data.ratings[rating_rows].astype(np.float32)),
-        n_raters=len(raters),
-        raters=torch.arange(len(raters)),
-    )
-
-
 def pair_log_likelihood(
     first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, temperature: torch.Tensor | float
 ) -> torch.Tensor:
@@ -179,68 +112,6 @@ def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation
         ``(m, K)``: ``-(score - rating)^2 / (2 nu^2)``.
     """
     return -(scores - ratings[:, None]).square() / (2.0 * deviation**2)
-
-
-def rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of the chosen raters in a table sorted by rater, and which chosen rater each row belongs to."""
-    owner = torch.repeat_interleave(torch.arange(len(raters)), counts[raters])
-    within = torch.arange(len(owner)) - torch.repeat_interleave(
-        counts[raters].cumsum(0) - counts[raters], counts[raters]
-    )
-    return starts[raters][owner] + within, owner
-
-
-class Batches:
-    """Draws batches of whole raters.
-
-    Args:
-        labels: The labels.
-        batch_labels: Labels in a batch; the last rater may pass it.
-        generator: Source of the order.
-    """
-
-    def __init__(self, labels: Labels, batch_labels: int, generator: torch.Generator) -> None:
-        self._labels = labels
-        self._batch_labels = batch_labels
-        self._generator = generator
-        self._pair_counts = torch.bincount(labels.pair_raters, minlength=labels.n_raters)
-        self._rating_counts = torch.bincount(labels.rating_raters, minlength=labels.n_raters)
-        self._pair_starts = self._pair_counts.cumsum(0) - self._pair_counts
-        self._rating_starts = self._rating_counts.cumsum(0) - self._rating_counts
-        self._queue = torch.empty(0, dtype=torch.int64)
-
-    def of(self, raters: torch.Tensor) -> Labels:
-        """Return the labels of chosen raters ``(b,)``, renumbered ``0..b - 1``."""
-        every = self._labels
-        pairs, pair_owner = rows_of(raters, self._pair_starts, self._pair_counts)
-        rated, rating_owner = rows_of(raters, self._rating_starts, self._rating_counts)
-        return Labels(
-            every.prompt_embeddings,
-            every.image_embeddings,
-            pair_owner,
-            every.pair_prompts[pairs],
-            every.pair_images[pairs],
-            every.pair_labels[pairs],
-            rating_owner,
-            every.rating_prompts[rated],
-            every.rating_images[rated],
-            every.ratings[rated],
-            len(raters),
-            raters,
-        )
-
-    def draw(self) -> Labels:
-        """Draw the next batch: raters in a random order, all of them before any comes again."""
-        if not len(self._queue):
-            self._queue = torch.randperm(self._labels.n_raters, generator=self._generator)
-        sizes = (self._pair_counts + self._rating_counts)[self._queue].cumsum(0)
-        take = int(torch.searchsorted(sizes, self._batch_labels).clamp(max=len(sizes) - 1)) + 1
-        raters, self._queue = self._queue[:take], self._queue[take:]
-        return self.of(raters)
-
-    def all(self, size: int = 64) -> list[Labels]:
-        """List the labels of all raters in order, ``size`` raters at a time."""
-        return [self.of(chunk) for chunk in torch.split(torch.arange(self._labels.n_raters), size)]
 
 
 def label_log_likelihoods(
@@ -319,9 +190,10 @@ class EM:
         labels: Training raters' labels.
         config: How to fit.
         start: Which start this is; each has its own weights and batches.
+        state: Of an equal run, to go on from there.
     """
 
-    def __init__(self, labels: Labels, config: EMConfig, start: int = 0) -> None:
+    def __init__(self, labels: Labels, config: EMConfig, start: int = 0, state: State | None = None) -> None:
         generator = torch.Generator().manual_seed(config.seed * 1009 + start)
         self.config = config
         self.model = ScoreModel(
@@ -338,13 +210,24 @@ class EM:
         self.batches = Batches(labels, config.batch_labels, generator)
         self.taken = 0
         self.sorted: torch.Tensor | None = None
-        if config.sorting is not None and config.n_types > 1:
+        if config.sorting is not None and config.n_types > 1 and state is None:
             self.sorted = sort_raters(labels, config.n_types, generator, config.sorting)
         self._optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         period = config.restart_period or config.steps
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(self._optimiser, T_0=period)
+        self._parts = RunParts(self.model, self.target, self._optimiser, self._schedule, self.batches)
+        if state is not None:
+            self._parts.restore(state)
+            self.prior, self.sorted = state.tensors["prior"], state.tensors.get("sorted")
+            self.taken = int(state.numbers["taken"])
+
+    def state(self) -> State:
+        """Return all that it takes to go on from here; keep it before the next step."""
+        parts = self._parts.state()
+        own = {"prior": self.prior} | ({} if self.sorted is None else {"sorted": self.sorted})
+        return State({**parts.tensors, **own}, {**parts.numbers, "taken": self.taken})
 
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
@@ -392,6 +275,7 @@ def fit_score_model(
     config: EMConfig | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     *,
+    checkpoints: Checkpoints | None = None,
     progress: bool = False,
 ) -> EMFit:
     """Fit the score model and the prior: several starts, the best by training likelihood goes on.
@@ -400,6 +284,7 @@ def fit_score_model(
         labels: Training raters' labels.
         config: How to fit.
         log: Called with the figures of every 50th step of the chosen start.
+        checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
 
     Returns:
@@ -411,23 +296,39 @@ def fit_score_model(
     config = config or EMConfig()
     if not labels.n_raters or not len(labels.pair_labels) + len(labels.ratings):
         raise ValueError("there are no labels to fit on; check that the data's train split holds raters with pairs")
-    best: EM | None = None
-    highest = -math.inf
-    trials: list[tuple[float, float]] = []
-    for start in range(config.restarts if config.n_types > 1 else 1):
-        run = EM(labels, config, start)
-        for _ in tqdm(range(config.trial_steps), desc=f"start {start + 1}", disable=not progress, mininterval=1):
+    kept, numbers = (checkpoints.load() if checkpoints is not None else None) or ({}, {"trials": [], "figures": []})
+    trials: list[tuple[float, float]] = [(a, b) for a, b in numbers["trials"]]
+    figures: list[dict[str, float]] = numbers["figures"]
+    highest = max((likelihood for likelihood, _ in trials), default=-math.inf)
+    best = EM(labels, config, state=kept["best"]) if "best" in kept else None
+
+    def keep(running: EM, **runs: EM | None) -> None:
+        if checkpoints is not None and checkpoints.is_due(running.taken):
+            states = {name: run.state() for name, run in runs.items() if run is not None}
+            checkpoints.save(states, {"trials": trials, "figures": figures})
+
+    for start in range(len(trials), config.restarts if config.n_types > 1 else 1):
+        run = EM(labels, config, start, kept.pop("trial", None))
+        rest = range(run.taken, config.trial_steps)
+        for _ in tqdm(rest, desc=f"start {start + 1}", disable=not progress, mininterval=1):
             run.step()
+            keep(run, best=best, trial=run)
         likelihood = run.evaluate()[1]
         trials.append((likelihood, float(run.model.log_comparison_temperature.detach().exp())))
         if likelihood > highest:
             best, highest = run, likelihood
     assert best is not None
+    if log is not None:
+        for row in figures:
+            log(row)
     rest = range(best.taken, config.steps)
     for step in tqdm(rest, desc="best start", disable=not progress, mininterval=1):
-        figures = best.step()
-        if log is not None and (step + 1) % 50 == 0:
-            log({"step": float(step + 1), **figures})
+        found = best.step()
+        if (step + 1) % FIGURES_EVERY == 0:
+            figures.append({"step": float(step + 1), **found})
+            if log is not None:
+                log(figures[-1])
+        keep(best, best=best)
     posterior, likelihood = best.evaluate()
     best.prior = posterior.mean(dim=0)
     return EMFit(best.model.eval(), best.prior, posterior, likelihood, tuple(trials))

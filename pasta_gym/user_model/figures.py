@@ -17,7 +17,7 @@ from pasta_gym.mini.rater_data import Truth, load_truth
 from pasta_gym.mini.rater_sessions import Pool, load_pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData, load_preferences
-from pasta_gym.user_model.em import labels_of, rater_log_likelihoods
+from pasta_gym.user_model.em import rater_log_likelihoods
 from pasta_gym.user_model.evaluation import (
     N_LABELS,
     HeldOut,
@@ -28,6 +28,7 @@ from pasta_gym.user_model.evaluation import (
     type_posteriors,
 )
 from pasta_gym.user_model.fit import ONE_TYPE
+from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index, score_choices, score_pairs, spearman
 from pasta_gym.user_model.user_model import UserModel
 

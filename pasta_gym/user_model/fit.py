@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from pasta_gym.types import IntArray
+from pasta_gym.user_model.checkpoint import Checkpoints
 from pasta_gym.user_model.choice import ChoiceConfig, ChoiceFit, fit_choice_model
 from pasta_gym.user_model.data import PreferenceData, load_preferences
-from pasta_gym.user_model.em import EMConfig, fit_score_model, labels_of
+from pasta_gym.user_model.em import EMConfig, fit_score_model
+from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.network import ScoreModel, score
 from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
 from pasta_gym.user_model.utility import AGGREGATORS
@@ -100,6 +102,7 @@ def fit_user_model(
     choice_config: ChoiceConfig | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     *,
+    checkpoints: Checkpoints | None = None,
     progress: bool = False,
 ) -> UserModel:
     """Fit scores and prior on the training raters' labels, then the choice model on their sessions.
@@ -109,6 +112,7 @@ def fit_user_model(
         config: How EM runs.
         choice_config: How the choice model is fitted.
         log: Called with figures now and then.
+        checkpoints: Where EM is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
 
     Returns:
@@ -120,7 +124,7 @@ def fit_user_model(
     config = config or EMConfig()
     raters = data.raters_of("train")
     raters = raters[has_single_turn_labels(data)[raters]]
-    fitted = fit_score_model(labels_of(data, raters), config, log, progress=progress)
+    fitted = fit_score_model(labels_of(data, raters), config, log, checkpoints=checkpoints, progress=progress)
     posterior = fitted.prior.repeat(data.n_raters, 1)
     posterior[torch.from_numpy(raters)] = fitted.posterior
     fits = fit_choice_models(fitted.model, posterior, data, choice_config)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pasta_gym.user_model.checkpoint import Checkpoints, phase_key
 from pasta_gym.user_model.choice import ChoiceConfig
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig, root_mean_square
@@ -27,6 +28,7 @@ from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
 from pasta_gym.user_model.utility import check_aggregator
 
 Log = Callable[[dict[str, float]], None]
+CHECKPOINT_EVERY = 500
 _SAMPLE = 100_000  # embeddings whose size stands for the whole table's
 
 
@@ -96,15 +98,31 @@ def untrained(data: PreferenceData, config: PhasesConfig) -> UserModel:
 
 
 def fit_phase1(
-    data: PreferenceData, config: PhasesConfig, history: History | None = None, *, progress: bool = False
+    data: PreferenceData,
+    config: PhasesConfig,
+    history: History | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    progress: bool = False,
 ) -> UserModel:
     """Fit scores and prior on single-turn labels, then the choice numbers on sessions.
+
+    Args:
+        data: All labels; only the train split is used.
+        config: How to fit.
+        history: Takes the figures.
+        checkpoints: Where EM is kept as it runs; one that was stopped goes on from there.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The user model.
 
     Raises:
         ValueError: If the train split has no labels or no sessions.
     """
     history = history or History()
-    model = fit_user_model(data, config.em, config.choice, history.of_phase(1), progress=progress)
+    log = history.of_phase(1)
+    model = fit_user_model(data, config.em, config.choice, log, checkpoints=checkpoints, progress=progress)
     model.metadata["phases"] = {"1": model.metadata.pop("training")}
     model.metadata["history"] = history.rows
     return model.with_aggregator(config.aggregator)
@@ -117,6 +135,7 @@ def fit_phase2(
     history: History | None = None,
     *,
     encoder: EncodedFeatures | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: bool = False,
 ) -> UserModel:
     """Fine-tune a user model on sessions; its choice numbers of the aggregator in use are learned with the scores.
@@ -127,6 +146,7 @@ def fit_phase2(
         config: How to fit.
         history: Takes the figures.
         encoder: Trained as well, in place, if it is given. The user model then reads its embeddings and no others.
+        checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
 
     Returns:
@@ -154,6 +174,7 @@ def fit_phase2(
         config.sequential,
         features=FrozenFeatures.of(data) if encoder is None else encoder,
         log=history.of_phase(2),
+        checkpoints=checkpoints,
         progress=progress,
     )
     scores = fitted.model.scores
@@ -182,6 +203,8 @@ def fit_in_phases(
     folder: pathlib.Path | None = None,
     *,
     key: str = "",
+    save: Callable[[UserModel], None] | None = None,
+    checkpoint_every: int = CHECKPOINT_EVERY,
     progress: bool = False,
 ) -> UserModel:
     """Run the phases that the configuration asks for.
@@ -189,8 +212,11 @@ def fit_in_phases(
     Args:
         data: All labels; only the train split is used.
         config: How to fit.
-        folder: Where phase 1's user model is kept, so that a fit that was killed goes on after it.
+        folder: Where phase 1's user model and checkpoints of the running phase are kept, so that a fit that was killed
+            goes on. None keeps nothing.
         key: What the kept user model was fitted from; one with another key is fitted again.
+        save: Called with the user model before the checkpoints that led to it are removed.
+        checkpoint_every: Steps between two checkpoints.
         progress: Whether to show progress bars.
 
     Returns:
@@ -199,16 +225,40 @@ def fit_in_phases(
     Raises:
         ValueError: If the train split lacks what a phase needs.
     """
-    if not config.phase1:
-        return fit_phase2(untrained(data, config), data, config, progress=progress)
-    kept = folder / f"phase1-{config.em.n_types}-types" if folder is not None else None
-    first = _read_back(kept, key)
-    if first is None:
-        first = fit_phase1(data, config, progress=progress)
+
+    def checkpoints(phase: int, *settings: Any) -> Checkpoints | None:
+        if folder is None:
+            return None
+        place = folder / f"phase{phase}-{config.em.n_types}-types-running"
+        return Checkpoints(place, phase_key(data, key, *settings), checkpoint_every)
+
+    def finished(model: UserModel, kept: Checkpoints | None) -> UserModel:
+        if save is not None:
+            save(model)
         if kept is not None:
+            kept.remove()
+        return model
+
+    def second(start: UserModel) -> UserModel:
+        numbers = ChoiceNumbers(start.temperature, start.sharpness, start.slopes)
+        begun = (module_hash(start.score_model), start.prior.tolist(), start.aggregator, dataclasses.asdict(numbers))
+        kept = checkpoints(2, dataclasses.asdict(config.sequential), *begun)
+        fitted = fit_phase2(start, data, config, checkpoints=kept, progress=progress)
+        return finished(fitted, kept)
+
+    if not config.phase1:
+        return second(untrained(data, config))
+    place = folder / f"phase1-{config.em.n_types}-types" if folder is not None else None
+    first = _read_back(place, key)
+    if first is None:
+        kept = checkpoints(1, dataclasses.asdict(config.em))
+        first = fit_phase1(data, config, checkpoints=kept, progress=progress)
+        if place is not None:
             first.metadata["key"] = key
-            first.save(kept)
-    return fit_phase2(first, data, config, progress=progress) if config.phase2 else first
+            first.save(place)
+        if kept is not None:
+            kept.remove()
+    return second(first) if config.phase2 else finished(first, None)
 
 
 def _read_back(folder: pathlib.Path | None, key: str) -> UserModel | None:

@@ -20,9 +20,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pasta_gym.types import IntArray
+from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.data import PreferenceData
-from pasta_gym.user_model.em import Labels, pair_log_likelihood, rating_log_likelihood, update_prior
+from pasta_gym.user_model.em import FIGURES_EVERY, pair_log_likelihood, rating_log_likelihood, update_prior
 from pasta_gym.user_model.features import Features, FrozenFeatures
+from pasta_gym.user_model.labels import Labels
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
 from pasta_gym.user_model.session_losses import choice_terms, cross_turn_terms, expected_mean, in_turn_terms
@@ -263,6 +265,17 @@ class SequentialEM:
         self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         period = config.restart_period or config.steps
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(self._optimiser, T_0=period)
+        self._parts = RunParts(self.model, self.target, self._optimiser, self._schedule, self.batches)
+
+    def state(self) -> State:
+        """Return all that it takes to go on from here; keep it before the next step."""
+        parts = self._parts.state()
+        return State({**parts.tensors, "prior": self.prior}, {**parts.numbers, "taken": self.taken})
+
+    def restore(self, state: State) -> None:
+        """Go to where ``state`` was called of an equal run."""
+        self._parts.restore(state)
+        self.prior, self.taken = state.tensors["prior"], int(state.numbers["taken"])
 
     def posterior_of(self, model: SessionModel, batch: RaterBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior of a batch's raters ``(b, K)`` from all they said, and the log evidence of it ``(b,)``."""
@@ -307,6 +320,7 @@ def fit_sessions(
     *,
     features: Features | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: bool = False,
 ) -> SequentialFit:
     """Fit scores, prior and choice model on sessions.
@@ -321,6 +335,7 @@ def fit_sessions(
         config: How to fit.
         features: Where embeddings come from; None for the data's tables.
         log: Called with the figures of every 50th step.
+        checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -339,9 +354,21 @@ def fit_sessions(
         slate_dependent=config.slate_dependent,
     )
     run = SequentialEM(model, prior, data, raters, config)
-    for step in tqdm(range(config.steps), desc="sessions", disable=not progress, mininterval=1):
-        figures = run.step()
-        if log is not None and (step + 1) % 50 == 0:
-            log({"step": float(step + 1), **figures})
+    kept = checkpoints.load() if checkpoints is not None else None
+    figures: list[dict[str, float]] = []
+    if kept is not None:
+        run.restore(kept[0]["run"])
+        figures = kept[1]["figures"]
+    if log is not None:
+        for row in figures:
+            log(row)
+    for step in tqdm(range(run.taken, config.steps), desc="sessions", disable=not progress, mininterval=1):
+        found = run.step()
+        if (step + 1) % FIGURES_EVERY == 0:
+            figures.append({"step": float(step + 1), **found})
+            if log is not None:
+                log(figures[-1])
+        if checkpoints is not None and checkpoints.is_due(run.taken):
+            checkpoints.save({"run": run.state()}, {"figures": figures})
     posterior, likelihood = run.evaluate()
     return SequentialFit(model.eval().requires_grad_(False), posterior.mean(dim=0), posterior, likelihood)

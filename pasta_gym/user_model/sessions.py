@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import PreferenceData
-from pasta_gym.user_model.em import Batches, Labels, labels_of, rows_of
+from pasta_gym.user_model.labels import Batches, Labels, labels_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class RaterBatches:
     ) -> None:
         labels = labels_of(data, raters)
         self.n_raters = len(raters)
+        self._generator = generator
         self._sessions = sessions_of(data, raters)
         self._labels = Batches(labels, 1, generator)
         self._counts = torch.bincount(self._sessions.raters, minlength=self.n_raters)
@@ -131,6 +133,17 @@ class RaterBatches:
         """Draw the next batch: raters in a random order, all of a kind before any of it comes again."""
         return self.of(torch.cat([queue.draw() for queue in self._queues]))
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return who is still to come in this round, and the generator."""
+        left = {f"queue{i}": queue.left for i, queue in enumerate(self._queues)}
+        return {**left, "generator": self._generator.get_state()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go back to where ``state`` was called."""
+        for i, queue in enumerate(self._queues):
+            queue.left = state[f"queue{i}"]
+        self._generator.set_state(state["generator"])
+
     def all(self, size: int = 32) -> list[RaterBatch]:
         """List what all raters said, in order, ``size`` raters at a time."""
         return [self.of(chunk) for chunk in torch.split(torch.arange(self.n_raters), size)]
@@ -141,13 +154,13 @@ class _Queue:
 
     def __init__(self, raters: torch.Tensor, sizes: torch.Tensor, batch: int, generator: torch.Generator) -> None:
         self._raters, self._sizes, self._batch, self._generator = raters, sizes, batch, generator
-        self._left = raters[:0]
+        self.left = raters[:0]
 
     def draw(self) -> torch.Tensor:
         """Take the next raters."""
-        if not len(self._left):
-            self._left = self._raters[torch.randperm(len(self._raters), generator=self._generator)]
-        reached = self._sizes[self._left].cumsum(0)
+        if not len(self.left):
+            self.left = self._raters[torch.randperm(len(self._raters), generator=self._generator)]
+        reached = self._sizes[self.left].cumsum(0)
         take = int(torch.searchsorted(reached, self._batch).clamp(max=len(reached) - 1)) + 1
-        taken, self._left = self._left[:take], self._left[take:]
+        taken, self.left = self.left[:take], self.left[take:]
         return taken

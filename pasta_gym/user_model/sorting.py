@@ -16,7 +16,7 @@ from torch import nn
 from pasta_gym.user_model.posterior import rows_by_rater
 
 if TYPE_CHECKING:
-    from pasta_gym.user_model.em import Labels
+    from pasta_gym.user_model.labels import Labels
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,15 @@ import torch
 
 from pasta_gym.user_model.em import (
     EM,
-    Batches,
     EMConfig,
     expected_loss,
     fit_score_model,
-    labels_of,
     pair_log_likelihood,
     rater_log_likelihoods,
     rating_log_likelihood,
     update_prior,
 )
+from pasta_gym.user_model.labels import Batches, labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_evidence, log_posterior
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters, whitening

@@ -22,8 +22,8 @@ from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.encoders.embedding_cache import BadImagesError, EmbeddingCache
 from pasta_gym.user_model import gather as gather_module
 from pasta_gym.user_model.data import SPLITS, load_preferences
-from pasta_gym.user_model.em import labels_of
 from pasta_gym.user_model.gather import RaterSplits, gather
+from pasta_gym.user_model.labels import labels_of
 
 LABELS = pathlib.Path(__file__).parents[2] / "data" / "labels_world_0"
 DIM = 3

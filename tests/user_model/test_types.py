@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from pasta_gym.user_model import UserModel
-from pasta_gym.user_model.em import labels_of, rater_log_likelihoods
+from pasta_gym.user_model.em import rater_log_likelihoods
+from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.types import (
     Choices,

@@ -1,0 +1,149 @@
+"""Pairs, rankings and ratings of raters as tensors, and batches that hold whole raters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pasta_gym.types import IntArray
+from pasta_gym.user_model.data import PreferenceData
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of some raters as tensors; raters are numbered ``0..n_raters - 1`` and rows sorted by rater.
+
+    Attributes:
+        prompt_embeddings: ``(P, d)``.
+        image_embeddings: ``(I, d)``.
+        pair_raters: ``(n,)``.
+        pair_prompts: ``(n,)``.
+        pair_images: ``(n, 2)``.
+        pair_labels: ``(n,)`` in [0, 1].
+        rating_raters: ``(m,)``.
+        rating_prompts: ``(m,)``.
+        rating_images: ``(m,)``.
+        ratings: ``(m,)`` in [0, 1].
+        n_raters: Number of raters.
+        raters: ``(n_raters,)`` who they are in the labels a batch was drawn from.
+    """
+
+    prompt_embeddings: torch.Tensor
+    image_embeddings: torch.Tensor
+    pair_raters: torch.Tensor
+    pair_prompts: torch.Tensor
+    pair_images: torch.Tensor
+    pair_labels: torch.Tensor
+    rating_raters: torch.Tensor
+    rating_prompts: torch.Tensor
+    rating_images: torch.Tensor
+    ratings: torch.Tensor
+    n_raters: int
+    raters: torch.Tensor
+
+
+def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
+    """Collect the pairs (rankings' neighbours included) and ratings of ``raters``, in that order.
+
+    Args:
+        data: All labels.
+        raters: ``(n,)`` distinct rater ids.
+
+    Returns:
+        Their labels, renumbered.
+    """
+    position = np.full(data.n_raters, -1, dtype=np.int64)
+    position[raters] = np.arange(len(raters))
+    who, prompts, images, labels = data.all_pairs()
+    pair_rows = np.flatnonzero(position[who] >= 0)
+    pair_rows = pair_rows[np.argsort(position[who[pair_rows]], kind="stable")]
+    rating_rows = np.flatnonzero(position[data.rating_raters] >= 0)
+    rating_rows = rating_rows[np.argsort(position[data.rating_raters[rating_rows]], kind="stable")]
+    return Labels(
+        prompt_embeddings=torch.from_numpy(np.asarray(data.prompt_embeddings, dtype=np.float32)),
+        image_embeddings=torch.from_numpy(np.asarray(data.image_embeddings)),
+        pair_raters=torch.from_numpy(position[who[pair_rows]]),
+        pair_prompts=torch.from_numpy(prompts[pair_rows]),
+        pair_images=torch.from_numpy(images[pair_rows]),
+        pair_labels=torch.from_numpy(labels[pair_rows].astype(np.float32)),
+        rating_raters=torch.from_numpy(position[data.rating_raters[rating_rows]]),
+        rating_prompts=torch.from_numpy(data.rating_prompts[rating_rows]),
+        rating_images=torch.from_numpy(data.rating_images[rating_rows]),
+        ratings=torch.from_numpy(data.ratings[rating_rows].astype(np.float32)),
+        n_raters=len(raters),
+        raters=torch.arange(len(raters)),
+    )
+
+
+def rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the chosen raters in a table sorted by rater, and which chosen rater each row belongs to."""
+    owner = torch.repeat_interleave(torch.arange(len(raters)), counts[raters])
+    within = torch.arange(len(owner)) - torch.repeat_interleave(
+        counts[raters].cumsum(0) - counts[raters], counts[raters]
+    )
+    return starts[raters][owner] + within, owner
+
+
+class Batches:
+    """Draws batches of whole raters.
+
+    Args:
+        labels: The labels.
+        batch_labels: Labels in a batch; the last rater may pass it.
+        generator: Source of the order.
+    """
+
+    def __init__(self, labels: Labels, batch_labels: int, generator: torch.Generator) -> None:
+        self._labels = labels
+        self._batch_labels = batch_labels
+        self._generator = generator
+        self._pair_counts = torch.bincount(labels.pair_raters, minlength=labels.n_raters)
+        self._rating_counts = torch.bincount(labels.rating_raters, minlength=labels.n_raters)
+        self._pair_starts = self._pair_counts.cumsum(0) - self._pair_counts
+        self._rating_starts = self._rating_counts.cumsum(0) - self._rating_counts
+        self._queue = torch.empty(0, dtype=torch.int64)
+
+    def of(self, raters: torch.Tensor) -> Labels:
+        """Return the labels of chosen raters ``(b,)``, renumbered ``0..b - 1``."""
+        every = self._labels
+        pairs, pair_owner = rows_of(raters, self._pair_starts, self._pair_counts)
+        rated, rating_owner = rows_of(raters, self._rating_starts, self._rating_counts)
+        return Labels(
+            every.prompt_embeddings,
+            every.image_embeddings,
+            pair_owner,
+            every.pair_prompts[pairs],
+            every.pair_images[pairs],
+            every.pair_labels[pairs],
+            rating_owner,
+            every.rating_prompts[rated],
+            every.rating_images[rated],
+            every.ratings[rated],
+            len(raters),
+            raters,
+        )
+
+    def draw(self) -> Labels:
+        """Draw the next batch: raters in a random order, all of them before any comes again."""
+        if not len(self._queue):
+            self._queue = torch.randperm(self._labels.n_raters, generator=self._generator)
+        sizes = (self._pair_counts + self._rating_counts)[self._queue].cumsum(0)
+        take = int(torch.searchsorted(sizes, self._batch_labels).clamp(max=len(sizes) - 1)) + 1
+        raters, self._queue = self._queue[:take], self._queue[take:]
+        return self.of(raters)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return who is still to come in this round, and the generator."""
+        return {"queue": self._queue, "generator": self._generator.get_state()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go back to where ``state`` was called."""
+        self._queue = state["queue"]
+        self._generator.set_state(state["generator"])
+
+    def all(self, size: int = 64) -> list[Labels]:
+        """List the labels of all raters in order, ``size`` raters at a time."""
+        return [self.of(chunk) for chunk in torch.split(torch.arange(self._labels.n_raters), size)]
