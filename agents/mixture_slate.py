@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from agents.slate_search import choice_weights, exchanged_slate, ratio_extension
 from agents.slate_selection import top_slate
 from pasta_gym.types import FloatArray, IntArray
 
@@ -60,48 +61,14 @@ def mixture_slate(
     Raises:
         ValueError: If there is no legal slate; see :func:`agents.slate_selection.check_slate_problem`.
     """
-    weights = _choice_weights(choice_logits)
-    labels = (
-        np.broadcast_to(np.arange(item_values.shape[1]), item_values.shape[:2]) if categories is None else categories
-    )
+    weights = choice_weights(choice_logits)
+    extend = ratio_extension(item_values, weights, belief)
     by_value = top_slate((belief[:, None] * item_values).sum(axis=2), categories, slate_size)
     share = weights / weights.sum(axis=1, keepdims=True)
     by_share = top_slate((belief[:, None] * share * item_values).sum(axis=2), categories, slate_size)
-    climbed = [_exchange(start, item_values, weights, belief, labels, max_sweeps) for start in (by_value, by_share)]
+    climbed = [
+        exchanged_slate(start, extend, categories, item_values.shape[1], max_sweeps=max_sweeps)
+        for start in (by_value, by_share)
+    ]
     first, second = (mixture_slate_value(slates, item_values, choice_logits, belief) for slates in climbed)
     return np.where((second > first + 1e-12)[:, None], climbed[1], climbed[0])
-
-
-def _exchange(
-    slates: IntArray,
-    item_values: FloatArray,
-    weights: FloatArray,
-    belief: FloatArray,
-    labels: IntArray,
-    max_sweeps: int,
-) -> IntArray:
-    """Exchange one position at a time while a slate of the batch improves."""
-    slates, rows, paid = slates.copy(), np.arange(len(slates)), weights * item_values
-    for _ in range(max_sweeps):
-        before = slates.copy()
-        for position in range(slates.shape[1]):
-            others = np.delete(slates, position, axis=1)
-            of_others = others[..., None]
-            numerator = np.take_along_axis(paid, of_others, axis=1).sum(axis=1)[:, None] + paid
-            denominator = np.take_along_axis(weights, of_others, axis=1).sum(axis=1)[:, None] + weights
-            value = (belief[:, None] * numerator / denominator).sum(axis=2)
-            taken = (labels[:, :, None] == np.take_along_axis(labels, others, axis=1)[:, None, :]).any(axis=2)
-            value = np.where(taken, -np.inf, value)
-            best = value.argmax(axis=1)
-            # Rounding may make an equal slate look better: exchange for a real gain only.
-            gain = value[rows, best] - value[rows, slates[:, position]]
-            slates[:, position] = np.where(gain > 1e-12, best, slates[:, position])
-        if np.array_equal(before, slates):
-            break
-    return slates
-
-
-def _choice_weights(choice_logits: FloatArray) -> FloatArray:
-    """Exponentials of the logits, ``(batch, n_candidates, K)``, the largest of each component 1 and none 0."""
-    logits = choice_logits - choice_logits.max(axis=1, keepdims=True)
-    return np.asarray(np.exp(np.maximum(logits, -500.0).astype(np.float64)))

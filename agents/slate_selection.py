@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.slate_search import Extension, choice_weights, exchanged_slate, greedy_slate, ratio_extension
 from pasta_gym.types import FloatArray, IntArray
 
 BoolArray = NDArray[np.bool_]
@@ -151,7 +152,7 @@ def topk_choice_slate(
     Raises:
         ValueError: If there is no legal slate.
     """
-    weights = _choice_weights(choice_logits)
+    weights = choice_weights(choice_logits)
     return top_slate(weights * item_values, categories, slate_size)
 
 
@@ -182,27 +183,37 @@ def coordinate_slate(
     Raises:
         ValueError: If there is no legal slate.
     """
-    slates = topk_choice_slate(item_values, choice_logits, categories, slate_size)
-    weights = _choice_weights(choice_logits)
-    labels = np.broadcast_to(np.arange(item_values.shape[1]), item_values.shape) if categories is None else categories
-    rows = np.arange(len(slates))
-    for _ in range(max_sweeps):
-        before = slates.copy()
-        for position in range(slate_size):
-            others = np.delete(slates, position, axis=1)
-            other_weights = np.take_along_axis(weights, others, axis=1)
-            other_values = np.take_along_axis(item_values, others, axis=1)
-            numerator = (other_weights * other_values).sum(axis=1, keepdims=True) + weights * item_values
-            value = numerator / (other_weights.sum(axis=1, keepdims=True) + weights)
-            taken = (labels[:, :, None] == np.take_along_axis(labels, others, axis=1)[:, None, :]).any(axis=2)
-            value = np.where(taken, -np.inf, value)
-            best = value.argmax(axis=1)
-            # Rounding may make an equal slate look better: exchange for a real gain only.
-            gain = value[rows, best] - value[rows, slates[:, position]]
-            slates[:, position] = np.where(gain > 1e-12, best, slates[:, position])
-        if np.array_equal(before, slates):
-            break
-    return slates
+    start = topk_choice_slate(item_values, choice_logits, categories, slate_size)
+    return exchanged_slate(
+        start, _extension(item_values, choice_logits), categories, item_values.shape[1], max_sweeps=max_sweeps
+    )
+
+
+def greedy_choice_slate(
+    item_values: FloatArray, choice_logits: FloatArray, categories: IntArray | None, slate_size: int
+) -> IntArray:
+    """Build a slate one candidate after the other, each time the one that makes the best slate of those so far.
+
+    A candidate added to a slate whose value it is below lowers that value, so the later places go to what is good or
+    to what nobody chooses. It starts from the candidate of the largest value and never takes it back, which is why it
+    may end beside the optimum.
+
+    Args:
+        item_values: ``(batch, n_candidates)``.
+        choice_logits: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+
+    Returns:
+        ``(batch, slate_size)`` indices in the order in which they were added.
+
+    Raises:
+        ValueError: If there is no legal slate.
+    """
+    check_slate_problem(item_values, categories, slate_size)
+    return greedy_slate(
+        _extension(item_values, choice_logits), categories, item_values.shape[1], len(item_values), slate_size
+    )
 
 
 def exact_choice_slate(
@@ -227,7 +238,7 @@ def exact_choice_slate(
         ValueError: If there is no legal slate.
     """
     slates = topk_choice_slate(item_values, choice_logits, categories, slate_size)
-    weights = _choice_weights(choice_logits)
+    weights = choice_weights(choice_logits)
     values = choice_weighted_value(slates, item_values, choice_logits)
     improving = np.arange(len(slates))
     while improving.size:
@@ -242,7 +253,7 @@ def exact_choice_slate(
     return slates
 
 
-def _choice_weights(choice_logits: FloatArray) -> FloatArray:
-    """Softmax weights over all candidates, ``(batch, n_candidates)``, kept above 0 so that ratios stay defined."""
-    logits = choice_logits - choice_logits.max(axis=1, keepdims=True)
-    return np.asarray(np.exp(np.maximum(logits, -500.0).astype(np.float64)))
+def _extension(item_values: FloatArray, choice_logits: FloatArray) -> Extension:
+    """One choice model, as a mixture of one."""
+    one = np.ones((len(item_values), 1))
+    return ratio_extension(item_values[..., None], choice_weights(choice_logits)[..., None], one)

@@ -81,7 +81,8 @@ def evaluate(
 
     Args:
         agent: Acts on observations alone. One with ``reads_text = True`` is shown the prompts' words as well
-            (``agents.token_texts``). A privileged one also reads ``user_type`` and ``prompt_ids``.
+            (``agents.token_texts``). A privileged one also reads ``user_type``, ``prompt_ids`` and
+            ``initial_prompt_id``.
         envs: Vector environment made with ``reveal=True``.
         config: How many and which.
         agent_seed: Fixes what a random agent draws.
@@ -125,7 +126,11 @@ def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, age
     for turn in turns_of(observations):
         shown = dict(observations)
         if getattr(agent, "privileged", False):
-            shown |= {"user_type": np.asarray(info["user_type"]), "prompt_ids": np.asarray(info["candidate_ids"])}
+            shown |= {
+                "user_type": np.asarray(info["user_type"]),
+                "prompt_ids": np.asarray(info["candidate_ids"]),
+                "initial_prompt_id": np.asarray(info["initial_prompt_id"]),
+            }
         if record is not None:
             shown |= record.texts()
         slates = agent.act(shown, decision_keys(agent_seed, seeds, turn))

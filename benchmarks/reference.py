@@ -1,19 +1,20 @@
 """Yardsticks that know what an agent cannot: the user model, and one of them the user.
 
-All plan one turn ahead with the surrogate, whatever paints the pictures, and show at most one prompt a category.
+All plan with the surrogate, whatever paints the pictures. Those here plan one turn ahead and remember nothing;
+``benchmarks.reference_belief`` has those that go by the choices seen so far, ``benchmarks.reference_lookahead`` the one
+that plans further ahead.
 """
 
 from __future__ import annotations
 
 import abc
-import itertools
-from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.slate_enumeration import best_slates
+from agents.slate_selection import top_slate
 from pasta_gym import seeding
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
@@ -24,19 +25,32 @@ _CONVERSATIONS_AT_ONCE = 50  # keeps the arrays of one batch within the processo
 class ReferenceAgent(abc.ABC):
     """Imagines ``n_samples`` columns of pictures for every candidate and plans with the user model's utilities.
 
+    Args:
+        name: Name in tables.
+        world: Whose surrogate draws the pictures.
+        user_model: The environment's.
+        n_samples: Imagined columns of each candidate.
+        one_per_category: Whether a slate holds at most one prompt a category; else any distinct prompts.
+
     Attributes:
         name: Name in tables.
         privileged: Always true.
+
+    Raises:
+        ValueError: If ``n_samples`` is under 1.
     """
 
     name: str
     privileged = True
 
-    def __init__(self, *, name: str, world: Any, user_model: Any, n_samples: int) -> None:
+    def __init__(
+        self, *, name: str, world: Any, user_model: Any, n_samples: int, one_per_category: bool = True
+    ) -> None:
         if n_samples < 1:
             raise ValueError(f"n_samples must be 1 or more, got {n_samples}")
         self.name = name
         self.n_samples = n_samples
+        self.one_per_category = one_per_category
         self._images = world.image_generator("surrogate")
         self._user_model = user_model
 
@@ -60,29 +74,77 @@ class ReferenceAgent(abc.ABC):
         n_rows, n_candidates = ids.shape
         draws = np.arange(n_candidates * self.n_samples * n_images)
         keys = seeding.mix(seeds[:, None], draws, _SAMPLE).reshape(n_rows * n_candidates, -1)
+        # One picture a key: the samples of a candidate are pictures of the same prompt.
         pictures = self._images.generate(ids.reshape(-1), keys).embeddings
         columns = pictures.reshape(n_rows, n_candidates * self.n_samples, n_images, -1)
         return self._user_model.prompt_features(observations["initial_prompt"]), columns
 
-    def _slate_size(self, observations: dict[str, NDArray[Any]]) -> int:
-        return int(observations["slate_prompts"].shape[2])
+    def _utilities_to_type(
+        self, observations: dict[str, NDArray[Any]], seeds: UInt64Array, user_types: IntArray
+    ) -> FloatArray:
+        """Return utilities ``(B, S, C)`` of the candidates to people of known types ``(B,)``."""
+        features, columns = self._columns(observations, seeds)
+        flat = self._user_model.utilities(user_types, features, columns)
+        return np.swapaxes(flat.reshape(len(seeds), -1, self.n_samples), 1, 2)
 
-    def _best_slates(
-        self, observations: dict[str, NDArray[Any]], utilities: FloatArray, weights: FloatArray
+    def _utilities_to_all(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> FloatArray:
+        """Return utilities ``(B, K, S, C)`` of the candidates to every type."""
+        features, columns = self._columns(observations, seeds)
+        flat = self._user_model.all_utilities(features, columns)  # (B, K, C * S)
+        return np.moveaxis(flat.reshape(len(seeds), self._user_model.n_types, -1, self.n_samples), 3, 2)
+
+    def _labels(self, observations: dict[str, NDArray[Any]]) -> IntArray | None:
+        """Categories ``(B, C)``, or None where slates are free."""
+        return observations["categories"] if self.one_per_category else None
+
+    @property
+    def _has_constant_temperature(self) -> bool:
+        """A user model that does not say so may have logits that depend on the whole slate."""
+        return bool(getattr(self._user_model, "has_constant_temperature", False))
+
+    def _best_for_type(
+        self, observations: dict[str, NDArray[Any]], utilities: FloatArray, item_values: FloatArray | None = None
     ) -> IntArray:
-        """Choose the slates ``(B, L)`` with the largest expected chosen utility over samples ``(B, S, C)``."""
-        categories, slate_size = observations["categories"], self._slate_size(observations)
-        # A user model that does not say so may have logits that depend on the whole slate.
-        if getattr(self._user_model, "has_constant_temperature", False):
-            return best_slates(utilities, self._choice_weights(utilities), weights, categories, slate_size)
-        return best_slates_by_slate(utilities, self._user_model.choice_logits, weights, categories, slate_size)
+        """Choose slates ``(B, L)`` for one type each: utilities and, if given, item values ``(B, S, C)``."""
+        return best_slates(
+            utilities,
+            np.full(self.n_samples, 1 / self.n_samples),
+            self._labels(observations),
+            slate_size_of(observations),
+            choice_logits=self._user_model.choice_logits,
+            has_constant_temperature=self._has_constant_temperature,
+            item_values=item_values,
+        )
 
-    def _choice_weights(self, utilities: FloatArray) -> FloatArray:
-        """Exponentials of choice logits, scaled so that the largest of the last axis is 1."""
-        logits = np.asarray(self._user_model.choice_logits(utilities), dtype=np.float32)
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        weights: FloatArray = np.exp(np.maximum(shifted, -80.0))  # the floor keeps sums above 0 in float32
-        return weights
+    def _best_for_belief(
+        self, observations: dict[str, NDArray[Any]], utilities: FloatArray, belief: FloatArray
+    ) -> IntArray:
+        """Choose the slates with the largest expected chosen utility, averaged over a belief ``(B, K)``."""
+        n_rows, _, _, n_candidates = utilities.shape
+        return best_slates(
+            utilities.reshape(n_rows, -1, n_candidates),
+            np.repeat(belief, self.n_samples, axis=1) / self.n_samples,
+            self._labels(observations),
+            slate_size_of(observations),
+            choice_logits=self._user_model.choice_logits,
+            has_constant_temperature=self._has_constant_temperature,
+        )
+
+    def _best_marginal(
+        self, observations: dict[str, NDArray[Any]], utilities: FloatArray, belief: FloatArray
+    ) -> IntArray:
+        """Choose the candidates with the largest utilities, averaged over a belief ``(B, K)``."""
+        mean = np.einsum("bk,bkc->bc", belief, utilities.mean(axis=2))
+        return top_slate(mean, self._labels(observations), slate_size_of(observations))
+
+    def _prior(self, n_rows: int) -> FloatArray:
+        """The prior of types for each conversation, ``(B, K)``."""
+        return np.tile(np.asarray(self._user_model.prior), (n_rows, 1))
+
+
+def slate_size_of(observations: dict[str, NDArray[Any]]) -> int:
+    """Read L off the shape of the history."""
+    return int(observations["slate_prompts"].shape[2])
 
 
 class Clairvoyant(ReferenceAgent):
@@ -92,15 +154,22 @@ class Clairvoyant(ReferenceAgent):
     normalised score.
     """
 
-    def __init__(self, *, world: Any, user_model: Any, n_samples: int = 8, name: str = "clairvoyant") -> None:
-        super().__init__(name=name, world=world, user_model=user_model, n_samples=n_samples)
+    def __init__(
+        self,
+        *,
+        world: Any,
+        user_model: Any,
+        n_samples: int = 8,
+        one_per_category: bool = True,
+        name: str = "clairvoyant",
+    ) -> None:
+        super().__init__(
+            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
+        )
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
-        features, columns = self._columns(observations, seeds)
-        flat = self._user_model.utilities(observations["user_type"], features, columns)
-        utilities = np.swapaxes(flat.reshape(len(seeds), -1, self.n_samples), 1, 2)  # (B, S, C)
-        weights = np.full(utilities.shape[1], 1 / self.n_samples)
-        return self._best_slates(observations, utilities, weights)
+        utilities = self._utilities_to_type(observations, seeds, observations["user_type"])
+        return self._best_for_type(observations, utilities)
 
 
 class BlindSlateAware(ReferenceAgent):
@@ -109,149 +178,40 @@ class BlindSlateAware(ReferenceAgent):
     It covers many tastes at once: the strongest agent without personalisation.
     """
 
-    def __init__(self, *, world: Any, user_model: Any, n_samples: int = 4, name: str = "blind_slate_aware") -> None:
-        super().__init__(name=name, world=world, user_model=user_model, n_samples=n_samples)
+    def __init__(
+        self,
+        *,
+        world: Any,
+        user_model: Any,
+        n_samples: int = 4,
+        one_per_category: bool = True,
+        name: str = "blind_slate_aware",
+    ) -> None:
+        super().__init__(
+            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
+        )
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
-        features, columns = self._columns(observations, seeds)
-        n_rows, n_types = len(seeds), self._user_model.n_types
-        flat = self._user_model.all_utilities(features, columns)  # (B, K, C * S)
-        split = flat.reshape(n_rows, n_types, -1, self.n_samples)
-        utilities = np.moveaxis(split, 3, 2).reshape(n_rows, n_types * self.n_samples, -1)  # (B, K * S, C)
-        prior = np.repeat(self._user_model.prior, self.n_samples) / self.n_samples
-        return self._best_slates(observations, utilities, prior)
+        utilities = self._utilities_to_all(observations, seeds)
+        return self._best_for_belief(observations, utilities, self._prior(len(seeds)))
 
 
 class BlindMarginal(ReferenceAgent):
     """Ignores the history; the candidate with the largest prior-mean utility of each of the best categories."""
 
-    def __init__(self, *, world: Any, user_model: Any, n_samples: int = 4, name: str = "blind_marginal") -> None:
-        super().__init__(name=name, world=world, user_model=user_model, n_samples=n_samples)
+    def __init__(
+        self,
+        *,
+        world: Any,
+        user_model: Any,
+        n_samples: int = 4,
+        one_per_category: bool = True,
+        name: str = "blind_marginal",
+    ) -> None:
+        super().__init__(
+            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
+        )
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
-        features, columns = self._columns(observations, seeds)
-        flat = self._user_model.all_utilities(features, columns)
-        of_type = flat.reshape(len(seeds), self._user_model.n_types, -1, self.n_samples).mean(axis=3)
-        mean = np.einsum("k,bkc->bc", self._user_model.prior, of_type)
-        return best_marginal_slates(mean, observations["categories"], self._slate_size(observations))
-
-
-def best_slates(
-    utilities: FloatArray, choice_weights: FloatArray, weights: FloatArray, categories: IntArray, slate_size: int
-) -> IntArray:
-    r"""Find the one-per-category slate with the largest expected utility of the chosen column, by enumeration.
-
-    A slate's value in sample ``s`` is :math:`\sum_i e^{l_i} u_i / \sum_i e^{l_i}` (equation 4): both sums over
-    all slates are products with a table of zeros and ones.
-
-    Args:
-        utilities: ``(B, S, C)`` of candidates in samples (of pictures, or of pictures and types).
-        choice_weights: ``(B, S, C)`` exponentials of their choice logits, up to a factor for each sample.
-        weights: ``(S,)`` probability of each sample.
-        categories: ``(B, C)``.
-        slate_size: The paper's ``L``.
-
-    Returns:
-        ``(B, L)`` places; among equal slates the first of the table.
-    """
-    slates = np.empty((len(utilities), slate_size), dtype=np.int64)
-    for rows, table, members in _tables(categories, slate_size):
-        values = expected_chosen_utilities(utilities[rows], choice_weights[rows], weights, members)
-        slates[rows] = table[values.argmax(axis=1)]
-    return slates
-
-
-def best_slates_by_slate(
-    utilities: FloatArray,
-    choice_logits: Callable[[FloatArray], FloatArray],
-    weights: FloatArray,
-    categories: IntArray,
-    slate_size: int,
-) -> IntArray:
-    """Do the same for choice logits that depend on the whole slate, as with a learned temperature function.
-
-    Args:
-        utilities: ``(B, S, C)`` of candidates in samples.
-        choice_logits: Maps the utilities of slates ``(..., L)`` to their choice logits.
-        weights: ``(S,)`` probability of each sample.
-        categories: ``(B, C)``.
-        slate_size: The paper's ``L``.
-
-    Returns:
-        ``(B, L)`` places; among equal slates the first of the table.
-    """
-    slates = np.empty((len(utilities), slate_size), dtype=np.int64)
-    for rows, table, _ in _tables(categories, slate_size):
-        values = np.zeros((len(rows), len(table)))
-        for sample, weight in enumerate(weights):
-            shown = np.asarray(utilities[rows, sample], dtype=np.float64)[:, table]  # (b, P, L)
-            logits = np.asarray(choice_logits(shown), dtype=np.float64)
-            chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            values += weight * (chances * shown).sum(axis=-1) / chances.sum(axis=-1)
-        slates[rows] = table[values.argmax(axis=1)]
-    return slates
-
-
-def expected_chosen_utilities(
-    utilities: FloatArray, choice_weights: FloatArray, weights: FloatArray, members: NDArray[np.float32]
-) -> FloatArray:
-    """Value slates under the choice model.
-
-    Args:
-        utilities: ``(B, S, C)``.
-        choice_weights: ``(B, S, C)`` positive.
-        weights: ``(S,)`` probability of each sample.
-        members: ``(C, P)``, 1 where slate ``p`` holds candidate ``c``.
-
-    Returns:
-        ``(B, P)`` float32.
-    """
-    chosen = np.asarray(choice_weights, dtype=np.float32)
-    paid = chosen * np.asarray(utilities, dtype=np.float32)
-    values = np.zeros((len(utilities), members.shape[1]), dtype=np.float32)
-    for sample, weight in enumerate(weights):
-        ratio = paid[:, sample] @ members
-        ratio /= chosen[:, sample] @ members
-        ratio *= np.float32(weight)
-        values += ratio
-    return values
-
-
-def best_marginal_slates(utilities: FloatArray, categories: IntArray, slate_size: int) -> IntArray:
-    """Show the best candidate of each of the best categories: ``(B, L)`` from utilities ``(B, C)``."""
-    slates = np.empty((len(utilities), slate_size), dtype=np.int64)
-    for rows, table, _ in _tables(categories, slate_size):
-        slates[rows] = table[utilities[rows][:, table].sum(axis=2).argmax(axis=1)]
-    return slates
-
-
-def _tables(categories: IntArray, slate_size: int) -> Iterator[tuple[IntArray, IntArray, NDArray[np.float32]]]:
-    """Group conversations by the layout of their categories, each with its table of slates."""
-    layouts, group = np.unique(categories, axis=0, return_inverse=True)
-    for index, layout in enumerate(layouts):
-        table, members = slate_table(tuple(int(c) for c in layout), slate_size)
-        yield np.flatnonzero(group.reshape(-1) == index), table, members
-
-
-@lru_cache(maxsize=64)
-def slate_table(categories: tuple[int, ...], slate_size: int) -> tuple[IntArray, NDArray[np.float32]]:
-    """List every slate with at most one prompt a category: 3,125 for four of five categories of five.
-
-    Args:
-        categories: Category of each of ``C`` candidates.
-        slate_size: The paper's ``L``.
-
-    Returns:
-        ``(P, L)`` places in the candidates, and ``(C, P)`` ones where a slate holds a candidate.
-
-    Raises:
-        ValueError: If there are fewer categories than ``slate_size``.
-    """
-    places = [[i for i, c in enumerate(categories) if c == category] for category in sorted(set(categories))]
-    if not 1 <= slate_size <= len(places):
-        raise ValueError(f"slate_size must be in 1..{len(places)}, the number of categories, got {slate_size}")
-    rows = [slate for chosen in itertools.combinations(places, slate_size) for slate in itertools.product(*chosen)]
-    table = np.array(rows, dtype=np.int64)
-    members = np.zeros((len(categories), len(table)), dtype=np.float32)
-    members[table, np.arange(len(table))[:, None]] = 1.0
-    return table, members
+        utilities = self._utilities_to_all(observations, seeds)
+        return self._best_marginal(observations, utilities, self._prior(len(seeds)))
