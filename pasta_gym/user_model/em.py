@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.labels import Batches, Labels
-from pasta_gym.user_model.network import ScoreModel
+from pasta_gym.user_model.network import ScoreModel, score
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
@@ -47,32 +47,38 @@ class EMConfig:
         noise: Size of the heads' first last-layer weights.
         sorting: How raters are sorted by linear tastes before each start; None leaves the start to the noise.
         sorted_steps: Steps that take the posterior from the sorting, until the heads have learned the types.
+        e_step_every: Steps between E-steps over all raters; batches are then single labels drawn from everybody, so
+            that their mix of types does not depend on how many labels a rater gives. 0 is Algorithm 1: whole raters
+            in a batch, and an E-step on each batch.
         seed: Seed of weights and batches.
     """
 
     n_types: int = 8
-    steps: int = 1500
+    steps: int = 1100
     restarts: int = 2
     trial_steps: int = 250
-    batch_labels: int = 1024
+    batch_labels: int = 2000
     learning_rate: float = 2e-3
     restart_period: int = 0
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.1
     clip: float = 1.0
     target_every: int = 8
     prior_memory: float = 0.97
     rating_deviation: float = 0.2
     rating_weight: float = 1.0
     comparison_temperature: float = 8.0
-    noise: float = 0.3
+    noise: float = 0.05
     sorting: SortingConfig | None = field(default_factory=SortingConfig)
     sorted_steps: int = 150
+    e_step_every: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("n_types", "steps", "restarts", "trial_steps", "batch_labels", "target_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.e_step_every < 0:
+            raise ValueError(f"e_step_every must be at least 0, got {self.e_step_every}; 0 is an E-step on each batch")
         if self.trial_steps > self.steps:
             raise ValueError(f"trial_steps must be at most steps ({self.steps}), got {self.trial_steps}")
         if not 0 <= self.prior_memory < 1:
@@ -131,6 +137,40 @@ def label_log_likelihoods(
 def rater_log_likelihoods(model: ScoreModel, labels: Labels, rating_deviation: float) -> torch.Tensor:
     """Log-likelihood of all labels of each rater by type, ``(n_raters, K)``."""
     pairs, ratings = label_log_likelihoods(model, labels, rating_deviation)
+    return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
+        ratings, labels.rating_raters, labels.n_raters
+    )
+
+
+@torch.no_grad()
+def all_rater_log_likelihoods(
+    model: ScoreModel, labels: Labels, rating_deviation: float, size: int = 4096
+) -> torch.Tensor:
+    """``rater_log_likelihoods`` of many labels: each picture is scored once, however often it was judged.
+
+    Args:
+        model: The score model.
+        labels: The labels.
+        rating_deviation: nu.
+        size: Pictures scored at once.
+
+    Returns:
+        ``(n_raters, K)``.
+    """
+    n, n_images = len(labels.pair_labels), len(labels.image_embeddings)
+    prompts = torch.cat([labels.pair_prompts, labels.pair_prompts, labels.rating_prompts])
+    images = torch.cat([labels.pair_images[:, 0], labels.pair_images[:, 1], labels.rating_images])
+    shown, rows = torch.unique(prompts * n_images + images, return_inverse=True)
+    distinct, text_rows = torch.unique(shown // n_images, return_inverse=True)
+    text = model.text_heads(labels.prompt_embeddings[distinct])
+    scored = [
+        score(text[at], model.image_heads(labels.image_embeddings[chunk % n_images].float()))
+        for chunk, at in zip(torch.split(shown, size), torch.split(text_rows, size), strict=True)
+    ]
+    scores = torch.cat(scored)[rows]
+    temperature = model.log_comparison_temperature.exp()
+    pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
+    ratings = rating_log_likelihood(scores[2 * n :], labels.ratings, rating_deviation)
     return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
         ratings, labels.rating_raters, labels.n_raters
     )
@@ -207,9 +247,11 @@ class EM:
         )
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.prior = torch.full((config.n_types,), 1.0 / config.n_types)
+        self._labels = labels
         self.batches = Batches(labels, config.batch_labels, generator)
         self.taken = 0
         self.sorted: torch.Tensor | None = None
+        self._posterior: torch.Tensor | None = None  # of all raters at the last E-step over everybody
         if config.sorting is not None and config.n_types > 1 and state is None:
             self.sorted = sort_raters(labels, config.n_types, generator, config.sorting)
         self._optimiser = torch.optim.AdamW(
@@ -221,24 +263,21 @@ class EM:
         if state is not None:
             self._parts.restore(state)
             self.prior, self.sorted = state.tensors["prior"], state.tensors.get("sorted")
+            self._posterior = state.tensors.get("posterior")
             self.taken = int(state.numbers["taken"])
 
     def state(self) -> State:
         """Return all that it takes to go on from here; keep it before the next step."""
         parts = self._parts.state()
-        own = {"prior": self.prior} | ({} if self.sorted is None else {"sorted": self.sorted})
-        return State({**parts.tensors, **own}, {**parts.numbers, "taken": self.taken})
+        own = {"prior": self.prior, "sorted": self.sorted, "posterior": self._posterior}
+        own_tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
+        return State({**parts.tensors, **own_tensors}, {**parts.numbers, "taken": self.taken})
 
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
         config = self.config
-        batch = self.batches.draw()
-        with torch.no_grad():
-            if self.sorted is not None and self.taken < config.sorted_steps:
-                posterior = self.sorted[batch.raters]
-            else:
-                evidence = rater_log_likelihoods(self.target, batch, config.rating_deviation)
-                posterior = log_posterior(self.prior.log(), evidence).exp()
+        batch = self.batches.draw_labels() if config.e_step_every else self.batches.draw()
+        posterior = self._e_step(batch)
         pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
         loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
         self._optimiser.zero_grad(set_to_none=True)
@@ -255,10 +294,23 @@ class EM:
         return {"loss": float(loss.detach()), "largest_type": float(self.prior.max())}
 
     @torch.no_grad()
+    def _e_step(self, batch: Labels) -> torch.Tensor:
+        """Posterior of the batch's raters: the sorting's, or the target network's, of now or of the last E-step."""
+        config = self.config
+        if self.sorted is not None and self.taken < config.sorted_steps:
+            return self.sorted[batch.raters]
+        if not config.e_step_every:
+            evidence = rater_log_likelihoods(self.target, batch, config.rating_deviation)
+            return log_posterior(self.prior.log(), evidence).exp()
+        if self._posterior is None or self.taken % config.e_step_every == 0:
+            evidence = all_rater_log_likelihoods(self.target, self._labels, config.rating_deviation)
+            self._posterior = log_posterior(self.prior.log(), evidence).exp()
+        return self._posterior
+
+    @torch.no_grad()
     def evaluate(self) -> tuple[torch.Tensor, float]:
         """Return the posterior of all training raters ``(n_raters, K)`` and their mean log evidence."""
-        parts = [rater_log_likelihoods(self.model, b, self.config.rating_deviation) for b in self.batches.all()]
-        likelihoods = torch.cat(parts)
+        likelihoods = all_rater_log_likelihoods(self.model, self._labels, self.config.rating_deviation)
         log_prior = self.prior.log()
         return log_posterior(log_prior, likelihoods).exp(), float(log_evidence(log_prior, likelihoods).mean())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,6 +44,20 @@ class Labels:
     ratings: torch.Tensor
     n_raters: int
     raters: torch.Tensor
+
+    def rows(self, pairs: torch.Tensor, rated: torch.Tensor) -> Labels:
+        """Keep some pairs and some ratings: rows, or a mask, of each. Raters keep their numbers."""
+        return dataclasses.replace(
+            self,
+            pair_raters=self.pair_raters[pairs],
+            pair_prompts=self.pair_prompts[pairs],
+            pair_images=self.pair_images[pairs],
+            pair_labels=self.pair_labels[pairs],
+            rating_raters=self.rating_raters[rated],
+            rating_prompts=self.rating_prompts[rated],
+            rating_images=self.rating_images[rated],
+            ratings=self.ratings[rated],
+        )
 
 
 def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
@@ -88,7 +103,7 @@ def rows_of(raters: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) ->
 
 
 class Batches:
-    """Draws batches of whole raters.
+    """Draws batches of whole raters, or of single labels.
 
     Args:
         labels: The labels.
@@ -105,6 +120,7 @@ class Batches:
         self._pair_starts = self._pair_counts.cumsum(0) - self._pair_counts
         self._rating_starts = self._rating_counts.cumsum(0) - self._rating_counts
         self._queue = torch.empty(0, dtype=torch.int64)
+        self._row_queue = torch.empty(0, dtype=torch.int64)
 
     def of(self, raters: torch.Tensor) -> Labels:
         """Return the labels of chosen raters ``(b,)``, renumbered ``0..b - 1``."""
@@ -135,15 +151,20 @@ class Batches:
         raters, self._queue = self._queue[:take], self._queue[take:]
         return self.of(raters)
 
+    def draw_labels(self) -> Labels:
+        """Draw the next batch of single labels: all in a random order before any comes again; raters keep numbers."""
+        every = self._labels
+        n_pairs = len(every.pair_labels)
+        if not len(self._row_queue):
+            self._row_queue = torch.randperm(n_pairs + len(every.ratings), generator=self._generator)
+        rows, self._row_queue = self._row_queue[: self._batch_labels], self._row_queue[self._batch_labels :]
+        return every.rows(rows[rows < n_pairs], rows[rows >= n_pairs] - n_pairs)
+
     def state(self) -> dict[str, torch.Tensor]:
-        """Return who is still to come in this round, and the generator."""
-        return {"queue": self._queue, "generator": self._generator.get_state()}
+        """Return who and what is still to come in this round, and the generator."""
+        return {"queue": self._queue, "row_queue": self._row_queue, "generator": self._generator.get_state()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go back to where ``state`` was called."""
-        self._queue = state["queue"]
+        self._queue, self._row_queue = state["queue"], state["row_queue"]
         self._generator.set_state(state["generator"])
-
-    def all(self, size: int = 64) -> list[Labels]:
-        """List the labels of all raters in order, ``size`` raters at a time."""
-        return [self.of(chunk) for chunk in torch.split(torch.arange(self._labels.n_raters), size)]

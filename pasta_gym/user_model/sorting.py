@@ -30,6 +30,8 @@ class SortingConfig:
         spread: Standard deviation of the first tastes.
         ridge: Precision of the Gaussian prior on tastes.
         rating_deviation: Standard deviation of a rating around the linear model's, on the [0, 1] scale.
+        labels_per_rater: At most so many pairs and so many ratings of each rater are looked at, the first ones; 0
+            means all. Sorting needs fewer labels than the heads do.
     """
 
     starts: int = 6
@@ -38,6 +40,11 @@ class SortingConfig:
     spread: float = 0.2
     ridge: float = 5.0
     rating_deviation: float = 0.25
+    labels_per_rater: int = 60
+
+    def __post_init__(self) -> None:
+        if self.labels_per_rater < 0:
+            raise ValueError(f"labels_per_rater must be at least 0, got {self.labels_per_rater}; 0 takes all labels")
 
 
 def whitening(embeddings: torch.Tensor, floor: float = 1e-3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,6 +76,15 @@ def linear_features(labels: Labels) -> tuple[torch.Tensor, torch.Tensor]:
     return features[:n] - features[n : 2 * n], features[2 * n :]
 
 
+def first_labels(labels: Labels, most: int) -> Labels:
+    """Keep the first ``most`` pairs and the first ``most`` ratings of each rater; rows are sorted by rater."""
+
+    def kept(raters: torch.Tensor) -> torch.Tensor:
+        return torch.arange(len(raters)) - torch.searchsorted(raters, raters) < most
+
+    return labels.rows(kept(labels.pair_raters), kept(labels.rating_raters))
+
+
 def sort_raters(
     labels: Labels, n_types: int, generator: torch.Generator, config: SortingConfig | None = None
 ) -> torch.Tensor:
@@ -84,6 +100,7 @@ def sort_raters(
         ``(n_raters, K)`` posterior under the best start.
     """
     config = config or SortingConfig()
+    labels = first_labels(labels, config.labels_per_rater) if config.labels_per_rater else labels
     differences, rated = linear_features(labels)
     s, k = config.starts, n_types
     tastes = (config.spread * torch.randn(differences.shape[1], s * k, generator=generator)).requires_grad_()

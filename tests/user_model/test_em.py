@@ -8,6 +8,7 @@ import torch
 from pasta_gym.user_model.em import (
     EM,
     EMConfig,
+    all_rater_log_likelihoods,
     expected_loss,
     fit_score_model,
     pair_log_likelihood,
@@ -18,7 +19,7 @@ from pasta_gym.user_model.em import (
 from pasta_gym.user_model.labels import Batches, labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_evidence, log_posterior
-from pasta_gym.user_model.sorting import SortingConfig, sort_raters, whitening
+from pasta_gym.user_model.sorting import SortingConfig, first_labels, sort_raters, whitening
 
 SMALL = EMConfig(n_types=3, steps=160, restarts=1, trial_steps=80, batch_labels=800, learning_rate=5e-3, seed=4)
 
@@ -172,6 +173,7 @@ def test_whitening_gives_unit_covariance():
         ({"n_types": 0}, "n_types must be at least 1, got 0"),
         ({"prior_memory": 1.0}, r"prior_memory must be in \[0, 1\), got 1.0"),
         ({"rating_deviation": 0.0}, "rating_deviation must be positive, got 0.0"),
+        ({"e_step_every": -1}, "e_step_every must be at least 0, got -1"),
         ({"steps": 10, "trial_steps": 20}, r"trial_steps must be at most steps \(10\), got 20"),
     ],
 )
@@ -192,3 +194,71 @@ def test_the_log_likelihood_of_a_rater_adds_up(planted):
     alone = rater_log_likelihoods(em.model, labels_of(planted.data, np.array([1])), 0.2)
     assert torch.allclose(both[1], alone[0], atol=1e-3)
     assert not torch.allclose(both[0], alone[0], atol=1e-1)
+
+
+def test_pictures_scored_once_give_the_same_likelihoods(planted):
+    labels = labels_of(planted.data, np.array([3, 1, 8]))
+    model = EM(labels, dataclasses.replace(SMALL, sorting=None)).model
+    expected = rater_log_likelihoods(model, labels, 0.2)
+    assert torch.allclose(all_rater_log_likelihoods(model, labels, 0.2, size=7), expected, atol=1e-3)
+
+
+def test_batches_of_labels_hold_every_label_once_before_any_comes_again(planted):
+    labels = labels_of(planted.data, planted.data.raters_of("train"))
+    total = len(labels.pair_labels) + len(labels.ratings)
+    batches = Batches(labels, 500, torch.Generator().manual_seed(1))
+    drawn = [batches.draw_labels() for _ in range(-(-total // 500))]
+    assert [len(b.pair_labels) + len(b.ratings) for b in drawn] == [500] * (total // 500) + [total % 500]
+
+    def rows(parts):
+        pairs = [
+            (int(r), int(p), *i.tolist(), float(y))
+            for b in parts
+            for r, p, i, y in zip(b.pair_raters, b.pair_prompts, b.pair_images, b.pair_labels, strict=True)
+        ]
+        rated = [
+            (int(r), int(p), int(i), float(y))
+            for b in parts
+            for r, p, i, y in zip(b.rating_raters, b.rating_prompts, b.rating_images, b.ratings, strict=True)
+        ]
+        return sorted(pairs), sorted(rated)
+
+    assert rows(drawn) == rows([labels])
+    # Many raters share a batch, where whole raters would be a dozen.
+    assert len(drawn[0].pair_raters.unique()) > 90
+
+
+def test_the_posterior_of_everybody_is_kept_between_e_steps(planted):
+    labels = labels_of(planted.data, planted.data.raters_of("train"))
+    em = EM(labels, dataclasses.replace(SMALL, sorting=None, e_step_every=4, target_every=1))
+    kept = []
+    for _ in range(6):
+        expected = log_posterior(em.prior.log(), rater_log_likelihoods(em.target, labels, 0.2)).exp().detach()
+        em.step()
+        kept.append(em._posterior)
+        if em.taken in (1, 5):
+            assert torch.allclose(kept[-1], expected, atol=1e-3)
+    assert all(torch.equal(kept[0], k) for k in kept[:4])
+    assert not torch.equal(kept[3], kept[4])
+    assert torch.equal(kept[4], kept[5])
+
+
+def test_planted_types_are_found_by_batches_of_labels(planted):
+    data = planted.data
+    who = data.raters_of("train")
+    config = dataclasses.replace(SMALL, e_step_every=20, sorted_steps=60)
+    fitted = fit_score_model(labels_of(data, who), config)
+    assert adjusted_rand_index(fitted.posterior.argmax(dim=1).numpy(), planted.types[who]) > 0.8
+    shares = np.sort(np.bincount(planted.types[who]) / len(who))
+    assert np.sort(fitted.prior.numpy()) == pytest.approx(shares, abs=0.06)
+
+
+def test_sorting_may_look_at_the_first_labels_of_each_rater(planted):
+    labels = labels_of(planted.data, np.array([3, 1]))
+    few = first_labels(labels, 2)
+    assert few.pair_raters.tolist() == few.rating_raters.tolist() == [0, 0, 1, 1]
+    second = int((labels.pair_raters == 0).sum())
+    assert torch.equal(few.pair_images, labels.pair_images[[0, 1, second, second + 1]])
+    assert torch.equal(few.ratings, labels.ratings[[0, 1, 5, 6]])
+    with pytest.raises(ValueError, match="labels_per_rater must be at least 0, got -1"):
+        SortingConfig(labels_per_rater=-1)
