@@ -35,7 +35,10 @@ LAYERS = (
 STRANGERS = {frozenset({"pasta_gym.candidates", "pasta_gym.images"})}
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
-HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "d3rlpy", "wandb", "hydra", "pyarrow")
+HEAVY = (
+    *("torch", "torchvision", "diffusers", "transformers", "open_clip", "peft", "openai"),
+    *("d3rlpy", "wandb", "hydra", "pyarrow"),
+)
 NUMPY_RANDOM = {"Generator", "BitGenerator", "SeedSequence", "PCG64", "Philox", "default_rng"}
 TORCH_DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "normal", "bernoulli"}
 TORCH_GLOBAL = {"rand_like", "randn_like", "randint_like", "seed", "initial_seed"}
