@@ -15,7 +15,7 @@ benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.grid $(BENCHMARK_ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: lint types spelling test
 
