@@ -258,8 +258,14 @@ def load_user_model(path: str) -> TypePosterior:
 
     Returns:
         The user model.
+
+    Raises:
+        ValueError: If it does not read the embeddings that observations hold.
     """
+    from pasta_gym.user_model.encoder_identity import require_frozen_encoder
     from pasta_gym.user_model.user_model import UserModel
 
-    model: TypePosterior = UserModel.load(Path(path))
-    return model
+    model = UserModel.load(Path(path))
+    require_frozen_encoder(model.metadata, "a privileged belief")
+    found: TypePosterior = model
+    return found

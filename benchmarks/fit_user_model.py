@@ -27,8 +27,12 @@ from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.trajectories import provenance
 from pasta_gym.trajectories.files import digest
 from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, module_bytes
+from pasta_gym.user_model.features import EncodedFeatures, shown_to
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.gather import RaterSplits, gather
+from pasta_gym.user_model.originals import Originals
+from pasta_gym.user_model.own_encoder import load_own_encoder
 from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases
 from pasta_gym.user_model.user_model import UserModel
 
@@ -39,6 +43,7 @@ KEYS = (
     "data",
     "data_name",
     "encoder",
+    "encoder_batch_size",
     "limits",
     "one_type",
     "out",
@@ -46,6 +51,7 @@ KEYS = (
     "user_model",
 )
 PHASES = "phases"
+PICTURES = "pictures"
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ def run(settings: FitSettings) -> pathlib.Path:
     began, given, out = time.monotonic(), settings.resolved, settings.out
     encoder = make_encoder(given["encoder"])
     sources = [open_dataset(**source) for source in given["data"]]
-    data = gather(sources, encoder, given["cache"], splits=settings.splits, progress=True, **given["limits"])
+    originals = Originals(pathlib.Path(given["cache"]) / PICTURES) if settings.phases.train_encoder else None
+    limits = {**given["limits"], "originals": originals}
+    data = gather(sources, encoder, given["cache"], splits=settings.splits, progress=True, **limits)
     weights = str(encoder.identity["weights_sha256"])
     record: dict[str, Any] = {
         "data": {"name": given["data_name"], "sources": _described(given["data"], sources), "counts": counts(data)},
@@ -124,11 +132,10 @@ def run(settings: FitSettings) -> pathlib.Path:
         "git": provenance.git_revision(CONFIG_FOLDER.parent),
     }
     key = digest([_without_places(given), record["data"]["counts"], encoder.fingerprint])
-    fit = functools.partial(_fitted, data, key=key, record=record, checkpoint_every=given["checkpoint_every"])
-    model = fit(settings.phases, out)
-    baseline = fit(settings.phases.with_types(1), out / ONE_TYPE) if given["one_type"] else None
-    scores = held_out_scores(model, data)
-    of_one = held_out_scores(baseline, data) if baseline is not None else None
+    tuned = None if originals is None else Tuned(encoder, originals, given["encoder_batch_size"])
+    fit = functools.partial(_fitted, data, tuned, key=key, record=record, every=given["checkpoint_every"])
+    model, scores = fit(settings.phases, out)
+    _, of_one = fit(settings.phases.with_types(1), out / ONE_TYPE) if given["one_type"] else (None, None)
     model.metadata.update(held_out=scores, held_out_one_type=of_one, seconds=round(time.monotonic() - began, 1))
     model.save(out)
     write_card(out, model, scores, of_one)
@@ -149,32 +156,71 @@ def counts(data: PreferenceData) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """What it takes to train an encoder.
+
+    Attributes:
+        encoder: The frozen one to start from.
+        originals: Pictures and prompts by row.
+        batch_size: Most pictures through the encoder at once.
+    """
+
+    encoder: ClipEncoder
+    originals: Originals
+    batch_size: int
+
+    def features(self) -> EncodedFeatures:
+        """Copy the encoder to train it."""
+        return self.originals.features(self.encoder, self.batch_size)
+
+
 def _fitted(
     data: PreferenceData,
+    tuned: Tuned | None,
     config: PhasesConfig,
     out: pathlib.Path,
     *,
     key: str,
     record: dict[str, Any],
-    checkpoint_every: int,
-) -> UserModel:
-    """Fit and save, or read back what an earlier call of the same key saved."""
-    if (out / "metadata.json").is_file():
-        try:
-            saved = UserModel.load(out)
-        except ValueError:  # a kill between the two files
-            saved = None
-        if saved is not None and saved.metadata.get("key") == key:
-            logger.info("%s is fitted already", out)
-            return saved
+    every: int,
+) -> tuple[UserModel, dict[str, Any]]:
+    """Fit and save, or read back what an earlier call of the same key saved; and predict the held-out raters."""
+    features = None if tuned is None else tuned.features()
 
     def save(model: UserModel) -> None:
-        model.metadata |= {"key": key, "config": dataclasses.asdict(config), **record}
+        encoder = {**record["encoder"], **model.metadata.get("encoder", {})}
+        model.metadata |= {"key": key, "config": dataclasses.asdict(config), **record, "encoder": encoder}
+        if tuned is not None and features is not None:
+            tuned.encoder.write_with_weights(module_bytes(features.clip), out / ENCODER_FOLDER)
+            model.encoder_folder = out / ENCODER_FOLDER
         model.save(out)
 
-    return fit_in_phases(
-        data, config, out / PHASES, key=key, save=save, checkpoint_every=checkpoint_every, progress=True
-    )
+    model = _read_back(out, key, features)
+    if model is None:
+        model = fit_in_phases(
+            data, config, out / PHASES, encoder=features, key=key, save=save, checkpoint_every=every, progress=True
+        )
+    else:
+        logger.info("%s is fitted already", out)
+    seen = data if features is None else features.encoded(data, shown_to(data, data.raters_of("test")))
+    return model, held_out_scores(model, seen)
+
+
+def _read_back(out: pathlib.Path, key: str, features: EncodedFeatures | None) -> UserModel | None:
+    """Read a user model of this key, and the weights of its encoder into ``features``; None if there is none."""
+    if not (out / "metadata.json").is_file():
+        return None
+    try:
+        saved = UserModel.load(out)
+        if saved.metadata.get("key") != key:
+            return None
+        if features is not None:
+            load_own_encoder(saved, features.clip)
+    except ValueError as error:  # a kill between two files
+        logger.warning("%s is fitted again: %s", out, error)
+        return None
+    return saved
 
 
 def _described(given: list[dict[str, Any]], opened: list[PreferenceDataset]) -> list[dict[str, Any]]:

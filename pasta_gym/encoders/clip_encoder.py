@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import io
 import os
@@ -72,6 +73,7 @@ class ClipEncoder:
         self.dtype = dtype
         self.batch_size = batch_size
         self.workers = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
+        self._files = files
         self._clip = open_clip_models.build(files)
         self._clip.model.to(self.device)
         self.embedding_dim = int(files.model_config["embed_dim"])
@@ -160,14 +162,10 @@ class ClipEncoder:
         """
         import torch
 
-        with ThreadPoolExecutor(self.workers) as threads:
-            prepared = list(threads.map(self._prepare, images))
-        bad = {i: pixels for i, pixels in enumerate(prepared) if isinstance(pixels, str)}
-        if bad:
-            raise BadImagesError(bad)
+        prepared = self._prepared(images)
 
         def embed(start: int, stop: int) -> torch.Tensor:
-            batch = torch.stack([pixels for pixels in prepared[start:stop] if not isinstance(pixels, str)])
+            batch = torch.stack(prepared[start:stop])
             features: torch.Tensor = self._clip.model.encode_image(batch.to(self.device), normalize=False)
             return features
 
@@ -183,6 +181,29 @@ class ClipEncoder:
 
         return self._batches(len(texts), embed, progress)
 
+    def prepare(self, images: Sequence[bytes | PIL.Image.Image]) -> torch.Tensor:
+        """Decode, resize and scale images as the model takes them: ``(n, 3, h, w)`` float32 on the CPU.
+
+        Raises:
+            BadImagesError: If some cannot be decoded.
+        """
+        import torch
+
+        return torch.stack(self._prepared(images))
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Turn texts into the model's token ids ``(n, context)``; what is too long is cut."""
+        return self._clip.tokenize(list(texts))
+
+    def copy_model(self) -> torch.nn.Module:
+        """Copy the open_clip model to train it: weights of its own on the encoder's device, in evaluation mode."""
+        model: torch.nn.Module = copy.deepcopy(self._clip.model)
+        return model.requires_grad_(True)
+
+    def write_with_weights(self, weights: bytes, folder: str | pathlib.Path) -> None:
+        """Write this model with other weights, the content of a safetensors file, for ``from_files`` to read."""
+        open_clip_models.write_folder(self._files, weights, pathlib.Path(folder))
+
     def _batches(self, n: int, embed: Callable[[int, int], torch.Tensor], progress: bool) -> NDArray[np.float32]:
         import torch
 
@@ -194,6 +215,13 @@ class ClipEncoder:
                 out[start:stop] = embed(start, stop).float().cpu().numpy()
                 bar.update(stop - start)
         return out
+
+    def _prepared(self, images: Sequence[bytes | PIL.Image.Image]) -> list[torch.Tensor]:
+        with ThreadPoolExecutor(self.workers) as threads:
+            prepared = list(threads.map(self._prepare, images))
+        if bad := {i: pixels for i, pixels in enumerate(prepared) if isinstance(pixels, str)}:
+            raise BadImagesError(bad)
+        return [pixels for pixels in prepared if not isinstance(pixels, str)]
 
     def _prepare(self, image: bytes | PIL.Image.Image) -> torch.Tensor | str:
         """Decode and resize one image; the reason, if it cannot be done."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+_MINI = "mini_tokenizer"  # in a config: texts and pixels go through the mini world's own preparation
 _OWN = "own files"  # a folder may be moved: its config and the weights' hash say which model it is
+_PREPROCESSING = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
@@ -131,7 +135,29 @@ def folder_files(folder: str | pathlib.Path) -> ClipFiles:
     root = pathlib.Path(folder)
     config, preprocess = _read_config(root / CONFIG_FILE)
     tokenizer_folder = root if "hf_tokenizer_name" in config["text_cfg"] else None
-    return ClipFiles(_OWN, config, preprocess, root / WEIGHTS_FILE, tokenizer_folder=tokenizer_folder)
+    is_mini = bool(preprocess.pop(_MINI, False))
+    return ClipFiles(_OWN, config, preprocess, root / WEIGHTS_FILE, tokenizer_folder=tokenizer_folder, is_mini=is_mini)
+
+
+def write_folder(files: ClipFiles, weights: bytes, folder: pathlib.Path) -> None:
+    """Write other weights of a model as a folder that ``folder_files`` finds; the weights come last, in one piece.
+
+    Args:
+        files: The model.
+        weights: What the safetensors file is to hold.
+        folder: Made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = {k: v for k, v in files.preprocess_config.items() if k in _PREPROCESSING}
+    config = {"model_cfg": files.model_config, "preprocess_cfg": preprocess | ({_MINI: True} if files.is_mini else {})}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for name in _TOKENIZER_FILES if files.tokenizer_folder is not None else ():
+        source = (files.tokenizer_folder or folder) / name
+        if source.is_file():
+            (folder / name).write_bytes(source.read_bytes())
+    partial = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
+    partial.write_bytes(weights)
+    partial.replace(folder / WEIGHTS_FILE)
 
 
 def weights_files(name_or_config: str | pathlib.Path, weights: str | pathlib.Path) -> ClipFiles:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from pasta_gym.envs.eyes import Eyes, HiddenReading, eyes_of
 from pasta_gym.types import CandidateGenerator, ImageGenerator, IntArray, UserModelProtocol
 from pasta_gym.worlds import World, WorldRecipe, load_user_model, make_world
 
@@ -76,6 +77,7 @@ class Parts:
         candidates: Proposes prompts.
         images: Paints them.
         user_model: Judges and chooses.
+        eyes: How the users see, where they do not read the image generator's embeddings.
     """
 
     config: PastaConfig
@@ -85,6 +87,12 @@ class Parts:
     candidates: CandidateGenerator
     images: ImageGenerator
     user_model: UserModelProtocol
+    eyes: Eyes | None = None
+
+    @property
+    def public_user_model(self) -> UserModelProtocol:
+        """The user model for whoever has the observations alone."""
+        return self.user_model if self.eyes is None else HiddenReading(self.user_model)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parts:
         return self
@@ -118,11 +126,9 @@ def assemble(config: PastaConfig, world: World | WorldRecipe | str, user_model: 
         )
     images = world.image_generator(config.images)
     users = load_user_model(world.user_model if user_model is None else user_model, config.aggregator)
-    if hasattr(images, "encoder_sha256") and hasattr(users, "metadata"):
-        from pasta_gym.user_model.encoder_identity import require_same_encoder
-
-        require_same_encoder(users.metadata, images.encoder_sha256, config.images)
-    return Parts(config, world, user_model, initial_prompts, candidates, images, users)
+    users = users.users if isinstance(users, HiddenReading) else users
+    eyes = eyes_of(users, images, config.images, world.prompt_book)
+    return Parts(config, world, user_model, initial_prompts, candidates, images, users, eyes)
 
 
 def single_action_space(config: PastaConfig) -> spaces.MultiDiscrete:

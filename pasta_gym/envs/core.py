@@ -103,7 +103,8 @@ class Conversations:
         self.slates[rows] = self.choices[rows] = NOT_YET
         self.utilities[rows] = self.slate_prompts[rows] = self.slate_images[rows] = 0
         embedded = parts.world.text_encoder.embed(prompts)
-        features = parts.user_model.prompt_features(embedded)
+        read = embedded if parts.eyes is None else parts.eyes.prompts(prompts)
+        features = parts.user_model.prompt_features(read)
         if self.prompt_features is None:
             self.prompt_features = np.zeros((self.n, *features.shape[1:]), dtype=features.dtype)
         self.initial_embeddings[rows], self.prompt_features[rows] = embedded, features
@@ -137,8 +138,9 @@ class Conversations:
             slates.reshape(-1), self.image_keys(rows, slates, turns).reshape(-1, config.images_per_prompt)
         )
         embeddings = images.embeddings.reshape(*slates.shape, *images.embeddings.shape[1:])
+        seen = embeddings if parts.eyes is None else parts.eyes.images(images).reshape(*embeddings.shape[:-1], -1)
         assert self.prompt_features is not None
-        utilities = parts.user_model.utilities(self.user_types[at], self.prompt_features[at], embeddings)
+        utilities = parts.user_model.utilities(self.user_types[at], self.prompt_features[at], seen)
         luck = gumbels(
             mix(
                 self.episode_keys[at][:, None],

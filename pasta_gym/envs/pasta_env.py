@@ -144,7 +144,7 @@ class PastaEnv(gymnasium.Env[Observation, IntArray]):
     @property
     def user_model(self) -> UserModelProtocol:
         """The model of the users."""
-        return self._conversations.parts.user_model
+        return self._conversations.parts.public_user_model
 
     def hidden_user_types(self) -> IntArray:
         """Return the hidden type of each conversation, ``(1,)``: for oracles and upper bounds alone."""

@@ -113,7 +113,7 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
     @property
     def user_model(self) -> UserModelProtocol:
         """The model of the users."""
-        return self._conversations.parts.user_model
+        return self._conversations.parts.public_user_model
 
     @property
     def category_titles(self) -> tuple[str, ...]:

@@ -46,6 +46,8 @@ class SurrogateImages:
         capacity: How many prompts' parameters are kept; when full, it starts over.
     """
 
+    paints = False  # there are embeddings alone
+
     def __init__(self, model: GaussianModel, text_encoder: TextEncoder, *, capacity: int = DEFAULT_CAPACITY) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1 prompt, got {capacity}")

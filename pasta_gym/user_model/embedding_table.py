@@ -45,11 +45,19 @@ class EmbeddingTable(Generic[T]):
         embed: Takes items without embeddings and returns their rows in the cache, ``(n,)``, -1 for bad ones. None if
             there is no encoder.
         dim: The embeddings' width d, if an encoder decides it.
+        on_row: Called with every new row and the item that it was made for.
     """
 
-    def __init__(self, what: str, embed: Callable[[Sequence[Item[T]]], IntArray] | None, dim: int | None) -> None:
+    def __init__(
+        self,
+        what: str,
+        embed: Callable[[Sequence[Item[T]]], IntArray] | None,
+        dim: int | None,
+        on_row: Callable[[int, Item[T]], None] | None = None,
+    ) -> None:
         self._what = what
         self._embed = embed
+        self._on_row = on_row
         self.dim = dim
         self._row_of: dict[Hashable, int] = {}
         self._row_of_cached: dict[int, int] = {}
@@ -83,8 +91,10 @@ class EmbeddingTable(Generic[T]):
             )
         found = iter(self._embed(encoded).tolist() if encoded and self._embed else ())
         for item in fresh.values():
-            given = item.embedding is not None
+            given, n_before = item.embedding is not None, len(self)
             self._row_of[item.name] = self._given_row(item) if given else self._encoded_row(next(found))
+            if self._on_row is not None and len(self) > n_before:
+                self._on_row(n_before, item)
 
     def _encoded_row(self, cached: int) -> int:
         if cached < 0:

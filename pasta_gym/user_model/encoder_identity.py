@@ -15,12 +15,39 @@ import torch
 from safetensors.torch import save
 
 MIN_DIGITS = 16
+ENCODER_FOLDER = "encoder"
+"""Where a user model with an encoder of its own keeps it, beside its weights."""
 
 
 def encoder_hash(metadata: Mapping[str, Any]) -> str | None:
     """Hash of the encoder a user model was fitted to; None where its metadata does not say."""
     found = metadata.get("encoder", {}).get("sha256")
     return None if found is None else str(found)
+
+
+def has_own_encoder(metadata: Mapping[str, Any]) -> bool:
+    """Whether a user model reads other embeddings than observations hold, because its encoder was trained."""
+    found = metadata.get("encoder", {})
+    return "frozen_sha256" in found and "sha256" in found and found["sha256"] != found["frozen_sha256"]
+
+
+def require_frozen_encoder(metadata: Mapping[str, Any], what: str) -> None:
+    """Check that a user model reads the embeddings that observations and tables of embeddings hold.
+
+    Args:
+        metadata: The user model's.
+        what: What needs them, to begin the message with.
+
+    Raises:
+        ValueError: If its encoder was trained.
+    """
+    if has_own_encoder(metadata):
+        found = metadata["encoder"]
+        raise ValueError(
+            f"{what} reads embeddings of the frozen encoder {found['frozen_sha256'][:MIN_DIGITS]}, and this user model "
+            f"those of its own, {found['sha256'][:MIN_DIGITS]}; take a user model whose encoder was not trained "
+            "(user_model.train_encoder=false)"
+        )
 
 
 def same_encoder(first: str, second: str) -> bool:
@@ -53,5 +80,9 @@ def require_same_encoder(metadata: Mapping[str, Any], images_encoder: str | None
 
 def module_hash(module: torch.nn.Module) -> str:
     """Hash a module's weights: SHA-256 of the safetensors file they make."""
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()}
-    return hashlib.sha256(save(tensors)).hexdigest()
+    return hashlib.sha256(module_bytes(module)).hexdigest()
+
+
+def module_bytes(module: torch.nn.Module) -> bytes:
+    """Write a module's weights as the content of a safetensors file."""
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()})

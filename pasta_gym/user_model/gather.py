@@ -30,6 +30,7 @@ from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import SPLITS, PreferenceData
 from pasta_gym.user_model.embedding_table import NO_ROW, EmbeddingTable, Item
 from pasta_gym.user_model.label_columns import LabelColumns
+from pasta_gym.user_model.originals import Originals
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def gather(
     max_ratings: int | None = None,
     max_sessions: int | None = None,
     max_bad_images: float = 0.01,
+    originals: Originals | None = None,
     progress: bool = False,
 ) -> PreferenceData:
     """Read datasets once, from end to end, and embed what they show.
@@ -99,6 +101,7 @@ def gather(
         max_ratings: Most ratings.
         max_sessions: Most sessions.
         max_bad_images: The share of unreadable images past which gathering stops.
+        originals: Keeps what is behind each row of the embeddings, to train an encoder on it.
         progress: Show a bar.
 
     Returns:
@@ -124,7 +127,7 @@ def gather(
     ):
         if most is not None and most < 0:
             raise ValueError(f"{name} must be 0 or more, or None for all, got {most}")
-    gathered = _Gatherer(encoder, cache_folder, splits or RaterSplits(), max_bad_images)
+    gathered = _Gatherer(encoder, cache_folder, splits or RaterSplits(), max_bad_images, originals)
     for dataset in several:
         gathered.start(dataset)
         with tqdm(disable=not progress, desc=f"gathering {dataset.name}", unit=" records", mininterval=1) as bar:
@@ -144,6 +147,7 @@ class _Gatherer:
         cache_folder: str | pathlib.Path | None,
         splits: RaterSplits,
         max_bad_images: float,
+        originals: Originals | None,
     ) -> None:
         self._splits = splits
         self._max_bad_images = max_bad_images
@@ -156,9 +160,17 @@ class _Gatherer:
             self._text_cache = EmbeddingCache.of(encoder, pathlib.Path(cache_folder) / "texts")
             dim = encoder.embedding_dim
         self._images = EmbeddingTable[bytes | DatasetError | None](
-            "image", self._embed_images if encoder else None, dim
+            "image",
+            self._embed_images if encoder else None,
+            dim,
+            originals.add_image if originals is not None else None,
         )
-        self._prompts = EmbeddingTable[str]("prompt", self._embed_texts if encoder else None, dim)
+        self._prompts = EmbeddingTable[str](
+            "prompt",
+            self._embed_texts if encoder else None,
+            dim,
+            originals.add_prompt if originals is not None else None,
+        )
         self._rater_of: dict[tuple[str, str], int] = {}
         self._rater_splits = array("q")
         self._labels = LabelColumns()

@@ -20,7 +20,7 @@ from pasta_gym.user_model.choice import ChoiceConfig
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig, root_mean_square
 from pasta_gym.user_model.encoder_identity import module_hash
-from pasta_gym.user_model.features import EncodedFeatures, FrozenFeatures
+from pasta_gym.user_model.features import EncodedFeatures, FrozenFeatures, shown_to
 from pasta_gym.user_model.fit import fit_choice_models, fit_user_model
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.sequential import SequentialConfig, fit_sessions
@@ -43,6 +43,7 @@ class PhasesConfig:
         aggregator: How the scores of a column's images become its utility.
         phase1: Whether there is a phase 1. Without it phase 2 starts from untrained heads.
         phase2: Whether there is a phase 2. Without it only the choice numbers are fitted on sessions.
+        train_encoder: Whether phase 2 trains the encoder as well.
     """
 
     em: EMConfig = field(default_factory=EMConfig)
@@ -51,11 +52,14 @@ class PhasesConfig:
     aggregator: str = "softmax"
     phase1: bool = True
     phase2: bool = True
+    train_encoder: bool = False
 
     def __post_init__(self) -> None:
         check_aggregator(self.aggregator)
         if not (self.phase1 or self.phase2):
             raise ValueError("phase1 and phase2 are both false, so there is nothing to fit; leave one of them true")
+        if self.train_encoder and not self.phase2:
+            raise ValueError("train_encoder is true, and phase2, which would train it, is false; make it false as well")
 
     def with_types(self, n_types: int) -> PhasesConfig:
         """Return the same fit for another K."""
@@ -180,7 +184,7 @@ def fit_phase2(
     scores = fitted.model.scores
     posterior = fitted.prior.repeat(data.n_raters, 1)
     posterior[torch.from_numpy(raters)] = fitted.posterior
-    rest = data if encoder is None else encoder.encoded(data)
+    rest = data if encoder is None else encoder.encoded(data, shown_to(data, raters, sessions_only=True))
     fits = fit_choice_models(scores, posterior, rest, config.choice)
     choice = {name: ChoiceNumbers(f.temperature, f.sharpness, f.slopes) for name, f in fits.items()}
     choice[aggregator] = fitted.model.choice_numbers()
@@ -202,6 +206,7 @@ def fit_in_phases(
     config: PhasesConfig,
     folder: pathlib.Path | None = None,
     *,
+    encoder: EncodedFeatures | None = None,
     key: str = "",
     save: Callable[[UserModel], None] | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
@@ -214,6 +219,7 @@ def fit_in_phases(
         config: How to fit.
         folder: Where phase 1's user model and checkpoints of the running phase are kept, so that a fit that was killed
             goes on. None keeps nothing.
+        encoder: What phase 2 trains in place, if the configuration says so.
         key: What the kept user model was fitted from; one with another key is fitted again.
         save: Called with the user model before the checkpoints that led to it are removed.
         checkpoint_every: Steps between two checkpoints.
@@ -223,8 +229,14 @@ def fit_in_phases(
         The user model. Its metadata holds ``config``, ``phases`` with each phase's figures, and ``history``.
 
     Raises:
-        ValueError: If the train split lacks what a phase needs.
+        ValueError: If the train split lacks what a phase needs, or there is an encoder and it is not to be trained, or
+            the other way round.
     """
+    if config.train_encoder != (encoder is not None):
+        raise ValueError(
+            f"train_encoder is {config.train_encoder}, and an encoder to train was {'' if encoder else 'not '}given; "
+            "give one, made by Originals.features, exactly if train_encoder is true"
+        )
 
     def checkpoints(phase: int, *settings: Any) -> Checkpoints | None:
         if folder is None:
@@ -242,8 +254,9 @@ def fit_in_phases(
     def second(start: UserModel) -> UserModel:
         numbers = ChoiceNumbers(start.temperature, start.sharpness, start.slopes)
         begun = (module_hash(start.score_model), start.prior.tolist(), start.aggregator, dataclasses.asdict(numbers))
-        kept = checkpoints(2, dataclasses.asdict(config.sequential), *begun)
-        fitted = fit_phase2(start, data, config, checkpoints=kept, progress=progress)
+        own = None if encoder is None else module_hash(encoder.clip)
+        kept = checkpoints(2, dataclasses.asdict(config.sequential), *begun, own)
+        fitted = fit_phase2(start, data, config, encoder=encoder, checkpoints=kept, progress=progress)
         return finished(fitted, kept)
 
     if not config.phase1:

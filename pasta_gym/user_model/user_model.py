@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.choice import choice_logits, log_choice_probabilities
+from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, has_own_encoder
 from pasta_gym.user_model.network import ScoreModel, score
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_posterior
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, check_slopes
@@ -69,6 +71,9 @@ class UserModel:
         aggregator: The aggregator in use.
         metadata: Provenance: data, configuration, figures.
 
+    Attributes:
+        encoder_folder: The encoder that its embeddings have to come from, if that was trained with it and is at hand.
+
     Raises:
         ValueError: If the prior does not fit the model or the aggregator has no fitted numbers.
     """
@@ -92,6 +97,7 @@ class UserModel:
         self.aggregator = aggregator
         self.prior: FloatArray = prior / prior.sum()
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self.encoder_folder: pathlib.Path | None = None
         self._model = model.eval().requires_grad_(False)
         self._choice = dict(choice)
 
@@ -141,7 +147,9 @@ class UserModel:
         Raises:
             ValueError: If the aggregator is unknown or has no fitted numbers.
         """
-        return UserModel(self._model, self.prior, self._choice, aggregator, self.metadata)
+        other = UserModel(self._model, self.prior, self._choice, aggregator, self.metadata)
+        other.encoder_folder = self.encoder_folder
+        return other
 
     @torch.inference_mode()
     def prompt_features(self, prompt_embeddings: FloatArray) -> FloatArray:
@@ -269,11 +277,16 @@ class UserModel:
     def save(self, path: str | pathlib.Path) -> None:
         """Write ``user_model.safetensors`` and ``metadata.json`` with its hash into a folder; atomic a file.
 
+        An encoder of its own is copied along.
+
         Args:
             path: The folder; it is made if need be.
         """
         folder = pathlib.Path(path)
         folder.mkdir(parents=True, exist_ok=True)
+        own = folder / ENCODER_FOLDER
+        if self.encoder_folder is not None and self.encoder_folder.resolve() != own.resolve():
+            shutil.copytree(self.encoder_folder, own, dirs_exist_ok=True)
         tensors = {name: t.detach().contiguous() for name, t in self._model.state_dict().items()}
         tensors["prior"] = torch.from_numpy(self.prior.astype(np.float64))
         for name, numbers in self._choice.items():
@@ -322,7 +335,10 @@ class UserModel:
             tensors = load_file(weights)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"cannot read {weights} as safetensors ({error}); copy it again, or {_MEND}") from error
-        return cls._assemble(tensors, metadata, weights)
+        model = cls._assemble(tensors, metadata, weights)
+        if has_own_encoder(metadata) and (folder / ENCODER_FOLDER).is_dir():
+            model.encoder_folder = folder / ENCODER_FOLDER
+        return model
 
     @classmethod
     def _assemble(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, Any], weights: pathlib.Path) -> UserModel:

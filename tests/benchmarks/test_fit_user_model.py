@@ -1,10 +1,14 @@
 """From records to a user model that the environment plays with, and what its card may say."""
 
 import dataclasses
+import hashlib
+import io
+import itertools
 import json
 
 import gymnasium as gym
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -15,7 +19,7 @@ from benchmarks.user_model_card import findings
 from benchmarks.user_model_scores import held_out_scores
 from pasta_gym.datasets import Comparison, Image, Rating, Session, Turn
 from pasta_gym.datasets.records import LoadReport
-from pasta_gym.user_model import phases
+from pasta_gym.user_model import phases, sequential
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
 
@@ -26,6 +30,7 @@ class Shop:
     """Twelve raters with pairs, ratings and sessions about random embeddings."""
 
     name = "shop"
+    n_raters, n_pairs = 12, 6
 
     def __init__(self):
         self.report = LoadReport()
@@ -33,24 +38,24 @@ class Shop:
         self._prompt = self._rng.standard_normal(D).astype(np.float32)
 
     def rater_split(self, rater):
-        return "test" if int(rater) >= 9 else "train"
+        return "test" if int(rater) >= 3 * self.n_raters // 4 else "train"
 
     def _image(self, key):
         embedding = np.random.default_rng(list(key.encode())).standard_normal(D).astype(np.float32)
         return Image(key, lambda: b"", embedding)
 
     def comparisons(self):
-        for rater in range(12):
-            for i in range(6):
+        for rater in range(self.n_raters):
+            for i in range(self.n_pairs):
                 pair = (self._image(f"{rater}a{i}"), self._image(f"{rater}b{i}"))
                 yield Comparison(str(rater), "a moon", pair, (0.0, 1.0), self._prompt)
 
     def ratings(self):
-        for rater in range(12):
+        for rater in range(self.n_raters):
             yield Rating(str(rater), "a moon", self._image(f"{rater}a0"), 0.75, self._prompt)
 
     def sessions(self):
-        for rater in range(12):
+        for rater in range(self.n_raters):
             turns = []
             for t in range(2):
                 columns = tuple(tuple(self._image(f"{rater}s{t}{c}{m}") for m in range(2)) for c in range(3))
@@ -227,3 +232,94 @@ def test_a_card_says_what_the_figures_support_and_no_more():
     for words in ("0.500 right", "over a uniform guess", "off by 0.200", "only 5 test raters", "+0.000 nats a choice"):
         assert words in said
     json.dumps(GOOD)
+
+
+class PictureShop(Shop):
+    """Fewer such raters, about pictures."""
+
+    n_raters, n_pairs = 4, 2
+
+    def __init__(self):
+        super().__init__()
+        self._prompt = None
+
+    def _image(self, key):
+        def read():
+            pixels = np.random.default_rng(list(key.encode())).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            file = io.BytesIO()
+            PIL.Image.fromarray(pixels).save(file, "PNG")
+            return file.getvalue()
+
+        return Image(key, read)
+
+
+PAPER = ["user_model=paper", "++user_model.em.trial_steps=1", "++user_model.sequential.learning_rate=1e-3"]
+WEIGHTS = "encoder/open_clip_model.safetensors"
+
+
+@pytest.fixture
+def with_pictures(settings, monkeypatch):
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: PictureShop())
+    return lambda *overrides: settings(*PAPER, *overrides)
+
+
+def test_the_papers_command_trains_the_encoder_and_keeps_it(with_pictures, monkeypatch, tmp_path):
+    out = command.run(with_pictures())
+    frozen = command.make_encoder("mini")
+    model, one = UserModel.load(out), UserModel.load(out / "one_type")
+    hashes = {m.metadata["encoder"]["sha256"] for m in (model, one)}
+    assert len(hashes | {frozen.identity["weights_sha256"]}) == 3
+    for m in (model, one):
+        assert m.metadata["encoder"]["frozen_sha256"] == frozen.identity["weights_sha256"]
+        assert hashlib.sha256((m.encoder_folder / WEIGHTS[8:]).read_bytes()).hexdigest() in hashes
+        assert m.metadata["encoder"]["name"] == "mini"
+    assert len([path for path in (tmp_path / "cache" / "pictures").rglob("*") if path.is_file()]) == 64
+    # What the card says of held-out raters is said of the embeddings that the user model reads.
+    trained = command.ClipEncoder.from_files(out / "encoder")
+    data = command.gather(PictureShop(), trained, tmp_path / "again")
+    again = held_out_scores(model, data)
+    assert again["50"] == pytest.approx(model.metadata["held_out"]["50"], abs=1e-4)
+    others = held_out_scores(model, command.gather(PictureShop(), frozen, tmp_path / "again"))
+    assert again["50"]["pair_log_likelihood"] != pytest.approx(others["50"]["pair_log_likelihood"], abs=1e-4)
+    with gym.make("PastaT2I-v0", images="painter", user_model=str(out)) as env:
+        env.reset(seed=0)
+        assert env.step(np.array([0, 5, 10, 15]))[1] == 0.0
+    with pytest.raises(ValueError, match="an encoder of their own"):
+        gym.make("PastaT2I-v0", images="surrogate", user_model=str(out))
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "fit_in_phases", lambda *a, **k: pytest.fail("fitted again"))
+        assert command.run(with_pictures()) == out
+        assert UserModel.load(out).metadata["held_out"] == model.metadata["held_out"]
+        # An encoder that was lost takes the fit with it.
+        (out / WEIGHTS).unlink()
+        with pytest.raises(pytest.fail.Exception):
+            command.run(with_pictures())
+
+
+def test_a_killed_fit_goes_on_with_the_encoder_half_trained(with_pictures, monkeypatch, tmp_path):
+    places = ["one_type=false", "checkpoint_every=1"]
+    calls, original = itertools.count(1), sequential.SequentialEM.step
+
+    def step_or_die(self):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sequential.SequentialEM, "step", step_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            command.run(with_pictures(*places))
+        assert not (tmp_path / "users" / "metadata.json").exists()
+        out = command.run(with_pictures(*places))
+    assert next(calls) == 5  # 2 steps before the kill, 1 after
+    whole = command.run(with_pictures(*places, f"out={tmp_path / 'unbroken'}"))
+    assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    tensors = [UserModel.load(folder).score_model.state_dict() for folder in (out, whole)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert [path.name for path in (out / "phases").iterdir()] == ["phase1-2-types"]
+
+
+def test_an_encoder_cannot_be_trained_without_pictures(settings):
+    with pytest.raises(ValueError, match=r"without pixels, so no encoder can be trained on it.*train_encoder=false"):
+        command.run(settings(*PAPER))
+    command.run(settings(*PAPER, "user_model.train_encoder=false", "one_type=false"))

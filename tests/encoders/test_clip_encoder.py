@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from pasta_gym.encoders.clip_encoder import ClipEncoder, decode
 from pasta_gym.encoders.embedding_cache import BadImagesError, EmbeddingCache
@@ -316,3 +316,26 @@ def test_a_missing_gpu_is_said(folder, monkeypatch):
     with pytest.raises(ValueError, match="torch sees no GPU; use cpu or auto"):
         ClipEncoder.from_files(folder, device="cuda")
     assert ClipEncoder.from_files(folder, device="auto").device.type == "cpu"
+
+
+def test_a_model_is_written_with_other_weights_and_read_again(tiny, tmp_path):
+    model = tiny.copy_model()
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert not model.training
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1
+    before = tiny.encode_texts(TEXTS)
+    tiny.write_with_weights(save({k: v.contiguous().clone() for k, v in model.state_dict().items()}), tmp_path)
+    found = ClipEncoder.from_files(tmp_path, device="cpu")
+    for name in ("model_config", "preprocessing", "tokenizer"):
+        assert found.identity[name] == tiny.identity[name], name
+    with torch.no_grad():
+        images = model.encode_image(tiny.prepare([picture(3), encoded(picture(4))])).numpy()
+        texts = model.encode_text(tiny.tokenize(TEXTS)).numpy()
+    assert np.allclose(found.encode_images([picture(3), picture(4)]), images, atol=1e-5)
+    assert np.allclose(found.encode_texts(TEXTS), texts, atol=1e-5)
+    assert np.array_equal(tiny.encode_texts(TEXTS), before)
+    assert not np.allclose(texts, before, atol=1e-2)
+    with pytest.raises(BadImagesError):
+        tiny.prepare([b"no picture"])

@@ -10,8 +10,8 @@ import torch
 
 import pasta_gym  # noqa: F401
 from pasta_gym.user_model.encoder_identity import encoder_hash, module_hash, require_same_encoder, same_encoder
-from pasta_gym.user_model.features import EncodedFeatures
-from pasta_gym.user_model.phases import PhasesConfig, fit_phase2, untrained
+from pasta_gym.user_model.features import EncodedFeatures, shown_to
+from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases, fit_phase2, untrained
 from pasta_gym.user_model.sequential import SequentialConfig
 from pasta_gym.user_model.user_model import UserModel
 from tests.user_model.test_sequential import D, make_data
@@ -63,12 +63,50 @@ def test_phase_2_trains_the_encoder_and_the_user_model_says_so():
     record = fitted.metadata["encoder"]
     assert record == {"frozen_sha256": A, "sha256": module_hash(encoder.clip)}
     assert module_hash(encoder.clip) != module_hash(frozen) == module_hash(copy.deepcopy(frozen))
-    tables = encoder.encoded(data)
-    assert np.allclose(tables.image_embeddings[7], encoder.images(torch.tensor([7])).detach().numpy()[0], atol=1e-5)
+    shown = shown_to(data, np.array([1, 2]))
+    tables = encoder.encoded(data, shown)
+    theirs = np.isin(data.session_raters, [1, 2])
+    images = np.union1d(data.session_images[theirs], data.pair_images[np.isin(data.pair_raters, [1, 2])])
+    images = np.union1d(images, data.rating_images[np.isin(data.rating_raters, [1, 2])])
+    assert shown.images.tolist() == np.union1d(images, data.rankings).tolist()
+    assert set(shown_to(data, np.array([1]), sessions_only=True).images) == set()
+    assert np.array_equal(np.flatnonzero(tables.image_embeddings.any(axis=1)), shown.images)
+    assert np.array_equal(np.flatnonzero(tables.prompt_embeddings.any(axis=1)), shown.prompts)
+    row = int(shown.images[3])
+    expected = encoder.images(torch.tensor([row])).detach().numpy()[0]
+    assert np.allclose(tables.image_embeddings[row], expected, atol=1e-5)
     assert not np.allclose(tables.image_embeddings, data.image_embeddings)
     # Frozen is the default, and says nothing new.
     kept = fit_phase2(start, data, config).metadata
     assert encoder_hash(kept) in (None, A)
+
+
+def test_a_gradient_does_not_depend_on_the_batches_it_is_computed_in():
+    rows, gradients = torch.tensor([5, 9, 5, 11, 2, 30]), []
+    for size in (64, 2):
+        encoder = make_encoder()
+        encoder = EncodedFeatures(encoder.clip, encoder._pictures, encoder.tokens, size)
+        encoder.images(rows).square().sum().backward()
+        # 5 distinct pictures; what goes through in parts is computed again for the gradient.
+        assert encoder.clip.seen == (5 if size == 64 else 10)
+        gradients.append(encoder.clip.vision.grad)
+        with torch.no_grad():
+            encoder.images(rows)
+        assert encoder.clip.seen == (10 if size == 64 else 15)
+    assert torch.allclose(*gradients, rtol=1e-5)
+    assert copy.deepcopy(encoder)._batch_size == 2
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        EncodedFeatures(encoder.clip, encoder._pictures, encoder.tokens, 0)
+
+
+def test_an_encoder_is_given_exactly_if_it_is_to_be_trained():
+    data = make_data()
+    with pytest.raises(ValueError, match="train_encoder is False, and an encoder to train was given"):
+        fit_in_phases(data, PhasesConfig(), encoder=make_encoder())
+    with pytest.raises(ValueError, match="train_encoder is True, and an encoder to train was not given"):
+        fit_in_phases(data, PhasesConfig(train_encoder=True))
+    with pytest.raises(ValueError, match="train_encoder is true, and phase2, which would train it, is false"):
+        PhasesConfig(phase2=False, train_encoder=True)
 
 
 def test_the_target_networks_encoder_is_a_copy_on_the_same_pictures():
