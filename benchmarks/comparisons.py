@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 HOME = "surrogate"
 RANDOM, BLIND, CLAIRVOYANT = "random", "blind_slate_aware", "clairvoyant"
-REFERENCES = (RANDOM, "blind_marginal", BLIND, CLAIRVOYANT)
+REFERENCES = (
+    RANDOM,
+    "untrained_generator",
+    "blind_marginal",
+    BLIND,
+    "belief_marginal",
+    "belief_slate_aware",
+    "belief_voi",
+    "posterior_sampling",
+    "clairvoyant_lookahead",
+    CLAIRVOYANT,
+)
+"""Agents that learn nothing, in the order of their rows."""
 _SEED = 20_260_103  # of resamples and sign flips
 _PROFILE_REPLICATES = 500  # of conversations
 _RUN_SCORES, _CONVERSATION_SCORES = 241, 61  # points of the two profiles; that of runs has steps

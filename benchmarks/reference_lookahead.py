@@ -67,7 +67,7 @@ class ClairvoyantLookahead(ReferenceAgent):
         n_turns: int = 1,
         n_rollouts: int = 4,
         n_followed: int = 10,
-        n_images: int = 2,
+        n_images: int = 1,
         reward: str = "sparse",
         split: str = "test",
         one_per_category: bool = True,
