@@ -124,9 +124,16 @@ def make_reports(root: pathlib.Path, *, n_replicates: int = 2000) -> list[Report
             failed=failed,
             open_runs=open_runs,
         )
-        report.checks = headline_checks(report)
+        report.checks = headline_checks(report) + _of_other_weights(own)
         reports.append(report)
     return reports
+
+
+def _of_other_weights(finished: list[runs.Run]) -> list[Check]:
+    """A failed check if rows were scored with different weights of the world, which makes them no rows of one table."""
+    sets = {run.metadata.get("models") for run in finished}
+    found = f"{len(sets)} sets of weights; the same command again replaces what is stale"
+    return [Check("all rows were scored with the same weights of the world", False, found)] if len(sets) > 1 else []
 
 
 def _row_order(agents: set[str]) -> list[str]:

@@ -118,6 +118,14 @@ def test_one_seed_under_random_is_enough_to_fail(planted):
     assert not verdicts(planted)["iql above random, sparse: intervals apart and in every seed"]
 
 
+def test_rows_of_other_weights_are_no_rows_of_one_table(planted):
+    claim = "all rows were scored with the same weights of the world"
+    assert claim not in verdicts(planted)
+    folder = plant(planted, "iql", 4.2)
+    write_json(folder / "metadata.json", {"config_hash": "abc", "models": "newer"})
+    assert verdicts(planted)[claim] is False
+
+
 def test_an_order_that_turns_round_on_diffusion_is_named(planted):
     plant(planted, "random", 5.0, images="diffusion", n=20)
     plant(planted, "iql", 3.0, images="diffusion", n=20)
