@@ -32,6 +32,7 @@ from benchmarks.rater_scores import (
 )
 from benchmarks.stats import Interval, difference_interval, interval, mean_intervals, normalised_intervals
 from pasta_gym.user_model import UserModel
+from pasta_gym.user_model.encoder_identity import require_frozen_encoder
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.metrics import reliability_curve, stability
 from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, table_score
@@ -65,6 +66,7 @@ def score_all(
         if data_folder not in shared:
             shared[data_folder] = _without_types(raters, tables, n_draws)
         model = UserModel.load(folder)
+        require_frozen_encoder(model.metadata, "this evaluation")
         found = {**shared[data_folder], MODEL: score_predictor(ModelPredictor(model, raters.data), raters)}
         if (folder / ONE_TYPE).is_dir():
             one = UserModel.load(folder / ONE_TYPE)

@@ -17,6 +17,7 @@ from pasta_gym.trajectories import TrajectoryDataset, load
 from pasta_gym.trajectories.identifiability import Tolerances, identifiability
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model import UserModel
+from pasta_gym.user_model.encoder_identity import require_frozen_encoder
 from pasta_gym.user_model.metrics import best_matching
 from pasta_gym.user_model.types import MERGE_THRESHOLD, behaviour, cross_divergences, groups_within, type_distances
 
@@ -71,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     dataset, model = load(options.data), UserModel.load(options.model)
+    require_frozen_encoder(model.metadata, "this analysis")
     found = identifiability(dataset, model, Tolerances(options.utility, options.choice, options.overlap))
     prompts, slates = slates_of(dataset, options.slates)
     distances = type_distances(model, prompts, slates)

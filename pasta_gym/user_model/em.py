@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.labels import Batches, Labels
-from pasta_gym.user_model.network import ScoreModel, score
+from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
@@ -161,12 +161,11 @@ def all_rater_log_likelihoods(
     prompts = torch.cat([labels.pair_prompts, labels.pair_prompts, labels.rating_prompts])
     images = torch.cat([labels.pair_images[:, 0], labels.pair_images[:, 1], labels.rating_images])
     shown, rows = torch.unique(prompts * n_images + images, return_inverse=True)
-    distinct, text_rows = torch.unique(shown // n_images, return_inverse=True)
-    text = model.text_heads(labels.prompt_embeddings[distinct])
-    scored = [
-        score(text[at], model.image_heads(labels.image_embeddings[chunk % n_images].float()))
-        for chunk, at in zip(torch.split(shown, size), torch.split(text_rows, size), strict=True)
-    ]
+    scored = []
+    for chunk in torch.split(shown, size):  # sorted by prompt: K vectors of every prompt would not fit the memory
+        distinct, at = torch.unique(chunk // n_images, return_inverse=True)
+        pictures = labels.image_embeddings[chunk % n_images].float()
+        scored.append(model(labels.prompt_embeddings[distinct], at, pictures))
     scores = torch.cat(scored)[rows]
     temperature = model.log_comparison_temperature.exp()
     pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)

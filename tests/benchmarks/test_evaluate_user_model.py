@@ -9,6 +9,7 @@ from benchmarks import rater_scores
 from benchmarks.rater_scores import Scored
 from pasta_gym.user_model import fit
 from pasta_gym.user_model.evaluation import Predictions
+from pasta_gym.user_model.user_model import UserModel
 from tests.benchmarks.mini_labels import label_small_world
 
 
@@ -57,6 +58,14 @@ def test_scores_must_be_of_all_images(world):
         command.main(
             ["--model", str(world / "model-0"), "--data", str(world / "labels"), "--scores", f"a={world / 'short.npy'}"]
         )
+
+
+def test_a_user_model_with_an_encoder_of_its_own_is_refused(world, tmp_path):
+    model = UserModel.load(world / "model-0")
+    model.metadata["encoder"] = {"frozen_sha256": "a" * 64, "sha256": "b" * 64}
+    model.save(tmp_path)
+    with pytest.raises(ValueError, match="this evaluation reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"):
+        command.main(["--model", str(tmp_path), "--data", str(world / "labels"), "--draws", "2"])
 
 
 def test_lists_are_longer_rankings_of_the_same_raters(world):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pasta_gym.user_model.em import root_mean_square
+from pasta_gym.user_model.em import all_rater_log_likelihoods, rater_log_likelihoods, root_mean_square
 from pasta_gym.user_model.fit import session_scores
+from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.network import ScoreModel, score
 
 MOST_ROWS = 20_000
@@ -35,6 +36,11 @@ class WaryTable:
         return taken
 
 
+def make_model(data):
+    sizes = {"image_scale": 1, "text_scale": 1, "noise": 1, "comparison_temperature": 5}
+    return ScoreModel(data.embedding_dim, 2, **sizes, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("n", [MOST_ROWS * 3 + 7, 5])
 def test_the_size_of_embeddings_is_read_in_blocks(n):
     table = torch.randn(n, 3, generator=torch.Generator().manual_seed(0)).half() * 2.5
@@ -45,21 +51,23 @@ def test_the_size_of_embeddings_is_read_in_blocks(n):
     assert root_mean_square(table) == pytest.approx(math.sqrt(float(table.float().square().mean())), rel=1e-6)
 
 
+def test_an_e_step_over_everybody_reads_prompts_and_pictures_in_blocks(planted):
+    labels = labels_of(planted.data, planted.data.raters_of("train"))
+    model = make_model(planted.data)
+    images, prompts = (WaryTable(t, 50) for t in (labels.image_embeddings, labels.prompt_embeddings))
+    wary = dataclasses.replace(labels, image_embeddings=images, prompt_embeddings=prompts)
+    got = all_rater_log_likelihoods(model, wary, 0.2, size=50)
+    assert torch.allclose(got, rater_log_likelihoods(model, labels, 0.2), atol=1e-3)
+    assert images.reads == prompts.reads > 50
+
+
 def test_an_empty_table_has_a_size_that_can_be_divided_by():
     assert root_mean_square(torch.zeros(0, 3)) == root_mean_square(torch.zeros(4, 3)) == 1e-6
 
 
 def test_sessions_are_scored_in_blocks_of_their_own_pictures(planted):
     data, sessions = planted.data, np.arange(3, 150, 2)
-    model = ScoreModel(
-        data.embedding_dim,
-        2,
-        image_scale=1,
-        text_scale=1,
-        noise=1,
-        comparison_temperature=5,
-        generator=torch.Generator().manual_seed(0),
-    )
+    model = make_model(data)
     # A session has 32 pictures, and 32 sessions are read at once.
     images, prompts = WaryTable(data.image_embeddings, 32 * 32), WaryTable(data.prompt_embeddings, 32)
     wary = dataclasses.replace(data, image_embeddings=images, prompt_embeddings=prompts)
