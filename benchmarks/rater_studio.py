@@ -55,6 +55,7 @@ class HalfPrecision:
 
     def __init__(self, images: DiffusionImages, batch_size: int = 64) -> None:
         self.embedding_dim = images.embedding_dim
+        self.encoder_sha256 = images.encoder_sha256
         self._images = copy.copy(images)
         self._images.batch_size = batch_size
         encode = images.encode_images

@@ -1,5 +1,7 @@
 """The world that ships, through the front door: weights, environment, other libraries' learners."""
 
+import pathlib
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pasta_gym  # noqa: F401  (registers the environment)
 from pasta_gym.mini import clip, figures, grammar, reader, sdxl, weights
 from pasta_gym.seeding import mix
+from pasta_gym.user_model import UserModel
+from pasta_gym.user_model.encoder_identity import encoder_hash, require_same_encoder
 from pasta_gym.worlds import make_world
 from pasta_gym.wrappers import CandidateScores, FlatObservation
 
@@ -178,3 +182,14 @@ def test_d3rlpy_fits_the_exported_dataset_and_its_policy_acts(tmp_path):
     observation, *_ = env.step(scores)
     assert env.observation_space.contains(observation)
     env.close()
+
+
+def test_the_shipped_users_name_the_encoder_that_observations_hold():
+    world = make_world("mini")
+    images = world.image_generator("surrogate")
+    for folder in (world.user_model, pathlib.Path(world.user_model) / "one_type"):
+        metadata = UserModel.load(folder).metadata
+        assert encoder_hash(metadata) is not None
+        require_same_encoder(metadata, images.encoder_sha256, "surrogate")
+    with pytest.raises(ValueError, match="would mean nothing"):
+        require_same_encoder(metadata, "0" * 16, "another")

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_sessions import (
+    ENCODER,
     Pool,
     PoolConfig,
     Studio,
     crowd,
+    encoder_of_pool,
     load_pool,
     paint_sessions,
     write_text_atomically,
@@ -241,6 +243,7 @@ def label(
         "slate_size": pool_config.slate_size,
         "images_per_prompt": pool_config.images_per_prompt,
         "rating_levels": RATING_LEVELS,
+        ENCODER: encoder_of_pool(pool_folder),
         "counts": {name: len(next(iter(columns.values()))) for name, columns in tables.items()},
         "mean_column_utility": float(utilities.mean()),
         "best_column_chosen": float(raters.choice_probabilities(utilities, people.temperature).max(axis=-1).mean()),

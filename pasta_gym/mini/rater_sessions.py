@@ -25,6 +25,8 @@ from pasta_gym.types import CandidateGenerator, FloatArray, History, ImageArray,
 FORMAT = 1
 _CATEGORY_DRAW = 101
 _PILOT = "pilot"
+ENCODER = "encoder_sha256"
+"""Key of the hash of the encoder whose embeddings a pool holds, in its record and in the metadata of its labels."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,9 @@ def paint_sessions(
         shifted = dataclasses.replace(config, seed=config.seed + 1_000_003)
         _, utilities = _play(studio, "train", pilot, who[pilot], prompts[pilot], people, shifted, progress=progress)
         temperature = raters.calibrate_temperature(utilities, rater_config.best_share)
-        record = {**mine, "temperature": temperature, _PILOT: {"slates": len(utilities)}}
+        # Labels, and users fitted to them, say which encoder's embeddings they are about.
+        encoder = getattr(studio.images, "encoder_sha256", None)
+        record = {**mine, "temperature": temperature, _PILOT: {"slates": len(utilities)}, ENCODER: encoder}
         write_text_atomically(folder / "pool.json", json.dumps(record, indent=2) + "\n")
     elif {k: record.get(k) for k in mine} != mine:
         raise ValueError(f"{folder} holds a pool of another configuration; give another folder or delete it")
@@ -326,6 +330,12 @@ def _read_pool_record(folder: pathlib.Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
         raise ValueError(f"cannot read {path} ({error}); delete the folder and paint again") from error
+
+
+def encoder_of_pool(folder: pathlib.Path) -> str | None:
+    """Hash of the encoder whose embeddings a pool holds; None if its record does not say."""
+    found = (_read_pool_record(folder) or {}).get(ENCODER)
+    return None if found is None else str(found)
 
 
 def load_pool(folder: pathlib.Path) -> tuple[Pool, PoolConfig, raters.RaterConfig, float]:

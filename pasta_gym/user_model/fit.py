@@ -163,6 +163,9 @@ def main(arguments: list[str] | None = None) -> None:
         default = EMConfig(n_types=types, steps=max(options.steps, EMConfig.trial_steps), seed=options.seed)
         model = fit_user_model(data, default, progress=True)
         model.metadata["data"] = {"world_seed": source.get("world_seed"), "counts": source.get("counts")}
+        encoder = source.get("encoder_sha256")
+        if encoder:
+            model.metadata["encoder"] = {"frozen_sha256": encoder, "sha256": encoder}
         model.metadata["seconds"] = round(time.monotonic() - began, 1)
         model.save(folder)
         training = model.metadata["training"]

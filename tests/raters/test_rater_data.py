@@ -267,3 +267,12 @@ def test_the_command_line_labels(pool_folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["world_seed"] == 2
     with pytest.raises(ValueError, match="must read module:function, got 'nonsense'"):
         rater_data.main(["paint", "--pool", str(tmp_path), "--studio", "nonsense"])
+
+
+def test_labels_name_the_encoder_of_their_pool(pool_folder, tmp_path):
+    pool = tmp_path / "pool"
+    shutil.copytree(pool_folder, pool)
+    record = json.loads((pool / "pool.json").read_text())
+    for hashed in (None, "0123456789abcdef"):
+        (pool / "pool.json").write_text(json.dumps({**record, "encoder_sha256": hashed}))
+        assert rater_data.label(pool, tmp_path / "labels", 0, LABELS)["encoder_sha256"] == hashed
