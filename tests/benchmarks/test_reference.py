@@ -224,7 +224,7 @@ def test_information_is_never_worth_less_than_nothing():
 
 
 # Two candidates that everybody likes a little, and two that one type loves. The former pay most now, the latter tell.
-TELLING = np.array([[0.66, 0.66], [0.66, 0.66], [0.9, 0.1], [0.1, 0.9]])
+TELLING = np.array([[0.68, 0.68], [0.68, 0.68], [0.9, 0.1], [0.1, 0.9]])
 
 
 def telling_slates(turn, kind=reference_belief.BeliefVOI):
@@ -243,17 +243,18 @@ def telling_slates(turn, kind=reference_belief.BeliefVOI):
 def test_information_is_paid_for_while_there_are_turns_to_use_it():
     assert telling_slates(0, reference_belief.BeliefSlateAware) == [0, 1]
     assert telling_slates(0) == [2, 3]
+    assert telling_slates(3) == [0, 1], "one turn to come is not enough"
     assert telling_slates(4) == [0, 1]
 
 
 class SteeredWorld(PlantedWorld):
-    """Prompt p leads to candidates p + 10, once: 0 pays most now, 1 leads to the best place."""
+    """Prompt p leads to candidates p + 10, once: 0 pays most now, 2 leads to the best place, 1 pays most in all."""
 
     def __init__(self):
         tastes = np.full((40, 2), 0.1)
         tastes[:4] = [[0.5, 0.0], [0.45, 0.0], [0.3, 0.0], [0.2, 0.0]]
         tastes[10:14] = 0.2
-        tastes[11] = 0.9
+        tastes[11], tastes[12] = 0.9, 0.95
         super().__init__(tastes)
 
     def candidate_generator(self, split, n_candidates, n_categories):
@@ -268,7 +269,7 @@ class SteeredWorld(PlantedWorld):
 
 
 @pytest.mark.parametrize(
-    ("reward", "turn", "best"), [("sparse", 0, 1), ("dense", 0, 1), ("sparse", 4, 0), ("dense", 4, 0)]
+    ("reward", "turn", "best"), [("sparse", 0, 2), ("dense", 0, 1), ("sparse", 4, 0), ("dense", 4, 0)]
 )
 @pytest.mark.parametrize("constant", [True, False])
 def test_looking_ahead_gives_up_a_little_now_for_a_better_place(reward, turn, best, constant):
