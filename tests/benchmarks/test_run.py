@@ -311,7 +311,7 @@ def test_agents_see_no_hidden_state_unless_they_are_privileged(tiny):
     for privileged in (False, True):
         evaluate(Spy(privileged), envs, EvaluationConfig(n_episodes=2), agent_seed=0)
     assert seen[False] == set(envs.single_observation_space.spaces)
-    assert seen[True] - seen[False] == {"user_type", "prompt_ids"}
+    assert seen[True] - seen[False] == {"user_type", "prompt_ids", "initial_prompt_id"}
 
 
 def test_a_folder_in_an_agents_configuration_counts_by_the_weights_in_it(tmp_path):
