@@ -8,6 +8,7 @@ integers and text is made only when somebody wants to read it.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +116,6 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test")
 _SPLIT_EDGES = (0.70, 0.85)
 
 _STRIDES = np.array([int(np.prod(CARDINALITIES[i + 1 :])) for i in range(N_SLOTS)], dtype=np.int64)
-_CARDINALITIES_ARRAY = np.array(CARDINALITIES, dtype=np.int64)
 
 
 def canonical_ids(values: IntArray) -> IntArray:
@@ -124,17 +124,19 @@ def canonical_ids(values: IntArray) -> IntArray:
     return encoded
 
 
+# Slot values of every canonical prompt, ``(N_CANONICAL, 6)``: integer division is slow, and looking up is not.
+_VALUES = np.stack(np.unravel_index(np.arange(N_CANONICAL), CARDINALITIES), axis=1).astype(np.int8)
+
+
 def slot_values(prompt_ids: IntArray) -> IntArray:
     """Decode prompt ids ``(...)`` to slot values ``(..., 6)``, 0 where a slot is not said."""
-    canonical = np.asarray(prompt_ids, dtype=np.int64) // N_PHRASINGS
-    values: IntArray = (canonical[..., None] // _STRIDES) % _CARDINALITIES_ARRAY
+    values: IntArray = _VALUES[np.asarray(prompt_ids, dtype=np.int64) // N_PHRASINGS].astype(np.int64)
     return values
 
 
 def slot_value(prompt_ids: IntArray, slots: IntArray | int) -> IntArray:
     """Decode one slot of each prompt, ``(...)``; ids and slots are broadcast."""
-    canonical = np.asarray(prompt_ids, dtype=np.int64) // N_PHRASINGS
-    value: IntArray = (canonical // _STRIDES[slots]) % _CARDINALITIES_ARRAY[slots]
+    value: IntArray = _VALUES[np.asarray(prompt_ids, dtype=np.int64) // N_PHRASINGS, slots].astype(np.int64)
     return value
 
 
@@ -195,26 +197,21 @@ def prompt_texts(ids: Sequence[int] | IntArray) -> list[str]:
     return [prompt_text(int(i)) for i in ids]
 
 
-def _word_counts_table() -> tuple[IntArray, ...]:
-    """Words of each slot's value in each phrasing: one ``(n_values + 1, 4)`` table a slot."""
-    tables = []
+@functools.cache
+def _word_counts_of_all() -> NDArray[np.int8]:
+    """Words of every prompt, ``(N_PROMPTS,)``."""
+    counts = np.zeros((N_CANONICAL, N_PHRASINGS), dtype=np.int8)
     for index, slot in enumerate(SLOTS):
         unset = len(_ABSTRACT_PREFIX.split()) + 1 if index == SUBJECT else 0
         rows = [[unset] * N_PHRASINGS]
         rows += [[len(pair[_wording(index, p)].split()) for p in range(N_PHRASINGS)] for pair in slot.phrases]
-        tables.append(np.array(rows, dtype=np.int64))
-    return tuple(tables)
-
-
-_WORD_COUNTS = _word_counts_table()
+        counts += np.array(rows, dtype=np.int8)[_VALUES[:, index]]
+    return counts.reshape(-1)
 
 
 def word_counts(ids: IntArray) -> IntArray:
     """Count the words of each prompt without writing it out, ``(...)``."""
-    values, phrasing = slot_values(ids), phrasings(ids)
-    counts: IntArray = sum(
-        (_WORD_COUNTS[s][values[..., s], phrasing] for s in range(N_SLOTS)), start=np.zeros_like(phrasing)
-    )
+    counts: IntArray = _word_counts_of_all()[np.asarray(ids, dtype=np.int64)].astype(np.int64)
     return counts
 
 
