@@ -27,8 +27,7 @@ from agents.history import Histories, LoggedHistories, StateEncoder, check_datas
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
 from agents.mixture_fit import MixtureConfig
 from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
-from agents.slate_selection import rounded, sampled_slate, top_slate
-from pasta_gym import seeding
+from agents.slate_selection import rounded, slate_sampled_by_value, top_slate
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
@@ -274,16 +273,12 @@ class IQLAgent:
         Raises:
             ValueError: If the agent is not trained, the observations are malformed or no slate is legal.
         """
-        scores = rounded(self.prompt_values(observations))
+        values = self.prompt_values(observations)
         _, slate_size = check_observations(observations)
         categories = np.asarray(observations["categories"]) if self.config.one_per_category else None
         if self.config.selection == "greedy":
-            return top_slate(scores, categories, slate_size)
-        spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-        noise = seeding.gumbels(seeding.mix(np.asarray(seeds)[:, None], np.arange(scores.shape[1])))
-        return sampled_slate(
-            scores / spread, categories, slate_size, temperature=self.config.temperature, gumbel_noise=noise
-        )
+            return top_slate(rounded(values), categories, slate_size)
+        return slate_sampled_by_value(values, categories, slate_size, temperature=self.config.temperature, seeds=seeds)
 
     def save(self, folder: Path) -> None:
         """Write ``agent.safetensors`` and ``agent.json`` into ``folder``.

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.slate_search import Extension, choice_weights, exchanged_slate, greedy_slate, ratio_extension
-from pasta_gym.types import FloatArray, IntArray
+from pasta_gym import seeding
+from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 BoolArray = NDArray[np.bool_]
 
@@ -114,6 +115,30 @@ def sampled_slate(
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; for the best slate use top_slate")
     return top_slate(scores / temperature + gumbel_noise, categories, slate_size)
+
+
+def slate_sampled_by_value(
+    values: FloatArray, categories: IntArray | None, slate_size: int, *, temperature: float, seeds: UInt64Array
+) -> IntArray:
+    """Draw slates by the values of prompts (appendix G): :func:`sampled_slate` in units of each row's spread.
+
+    Args:
+        values: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+        temperature: Softness, above 0, in standard deviations of the row's values.
+        seeds: ``(batch,)`` key of each decision.
+
+    Returns:
+        ``(batch, slate_size)`` indices in the order of drawing.
+
+    Raises:
+        ValueError: As for :func:`sampled_slate`.
+    """
+    scores = rounded(values)
+    spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+    noise = seeding.gumbels(seeding.mix(np.asarray(seeds)[:, None], np.arange(scores.shape[1])))
+    return sampled_slate(scores / spread, categories, slate_size, temperature=temperature, gumbel_noise=noise)
 
 
 def choice_weighted_value(slates: IntArray, item_values: FloatArray, choice_logits: FloatArray) -> FloatArray:

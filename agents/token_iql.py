@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agents import Log, Observations, check_observations
 from agents.checkpoint import TENSOR_FILE, config_from_card, read_checkpoint, write_checkpoint
 from agents.losses import bootstrapped_target
-from agents.slate_selection import rounded, sampled_slate, top_slate
+from agents.slate_selection import rounded, slate_sampled_by_value, top_slate
 from agents.token_config import TokenIQLConfig
 from agents.token_data import LoggedTexts, TurnBatch
 from agents.token_loading import (
@@ -30,7 +30,6 @@ from agents.token_model import TargetWeights, ValueModel
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_template import LEAD, Reader, opening, turn
 from agents.token_texts import check_texts
-from pasta_gym import seeding
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
@@ -184,16 +183,12 @@ class TokenIQLAgent:
         Raises:
             ValueError: As for :meth:`prompt_values`, or if no slate is legal.
         """
-        scores = rounded(self.prompt_values(observations))
+        values = self.prompt_values(observations)
         _, slate_size = check_observations(observations)
         categories = np.asarray(observations["categories"]) if self.config.one_per_category else None
         if self.config.selection == "greedy":
-            return top_slate(scores, categories, slate_size)
-        spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-        noise = seeding.gumbels(seeding.mix(np.asarray(seeds)[:, None], np.arange(scores.shape[1])))
-        return sampled_slate(
-            scores / spread, categories, slate_size, temperature=self.config.temperature, gumbel_noise=noise
-        )
+            return top_slate(rounded(values), categories, slate_size)
+        return slate_sampled_by_value(values, categories, slate_size, temperature=self.config.temperature, seeds=seeds)
 
     def save(self, folder: Path) -> None:
         """Write the agent into ``folder``: the trained weights and, unless they are adapters, the model's description.

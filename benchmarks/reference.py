@@ -25,15 +25,18 @@ _CONVERSATIONS_AT_ONCE = 50  # keeps the arrays of one batch within the processo
 class ReferenceAgent(abc.ABC):
     """Imagines ``n_samples`` columns of pictures for every candidate and plans with the user model's utilities.
 
+    A kind of agent names its own defaults in ``name`` and ``n_samples``.
+
     Args:
-        name: Name in tables.
         world: Whose surrogate draws the pictures.
         user_model: The environment's.
-        n_samples: Imagined columns of each candidate.
+        n_samples: Imagined columns of each candidate; the kind's own without.
         one_per_category: Whether a slate holds at most one prompt a category; else any distinct prompts.
+        name: Name in tables; the kind's own without.
 
     Attributes:
         name: Name in tables.
+        n_samples: Imagined columns of each candidate.
         privileged: Always true.
 
     Raises:
@@ -41,15 +44,22 @@ class ReferenceAgent(abc.ABC):
     """
 
     name: str
+    n_samples: int
     privileged = True
 
     def __init__(
-        self, *, name: str, world: Any, user_model: Any, n_samples: int, one_per_category: bool = True
+        self,
+        *,
+        world: Any,
+        user_model: Any,
+        n_samples: int | None = None,
+        one_per_category: bool = True,
+        name: str | None = None,
     ) -> None:
-        if n_samples < 1:
+        if n_samples is not None and n_samples < 1:
             raise ValueError(f"n_samples must be 1 or more, got {n_samples}")
-        self.name = name
-        self.n_samples = n_samples
+        self.name = type(self).name if name is None else name
+        self.n_samples = type(self).n_samples if n_samples is None else n_samples
         self.one_per_category = one_per_category
         self._images = world.image_generator("surrogate")
         self._user_model = user_model
@@ -154,18 +164,8 @@ class Clairvoyant(ReferenceAgent):
     normalised score.
     """
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 8,
-        one_per_category: bool = True,
-        name: str = "clairvoyant",
-    ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    name = "clairvoyant"
+    n_samples = 8
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
         utilities = self._utilities_to_type(observations, seeds, observations["user_type"])
@@ -178,18 +178,8 @@ class BlindSlateAware(ReferenceAgent):
     It covers many tastes at once: the strongest agent without personalisation.
     """
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 4,
-        one_per_category: bool = True,
-        name: str = "blind_slate_aware",
-    ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    name = "blind_slate_aware"
+    n_samples = 4
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
         utilities = self._utilities_to_all(observations, seeds)
@@ -199,18 +189,8 @@ class BlindSlateAware(ReferenceAgent):
 class BlindMarginal(ReferenceAgent):
     """Ignores the history; the candidate with the largest prior-mean utility of each of the best categories."""
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 4,
-        one_per_category: bool = True,
-        name: str = "blind_marginal",
-    ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    name = "blind_marginal"
+    n_samples = 4
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
         utilities = self._utilities_to_all(observations, seeds)

@@ -24,17 +24,12 @@ class BeliefAgent(ReferenceAgent):
     """A reference agent with the posterior over types given the choices seen so far.
 
     Args:
-        name: Name in tables.
-        world: Whose surrogate draws the imagined pictures.
         user_model: The environment's.
-        n_samples: Imagined columns of each candidate.
-        one_per_category: Whether a slate holds at most one prompt a category.
+        **settings: As for :class:`ReferenceAgent`.
     """
 
-    def __init__(self, *, name: str, world: Any, user_model: Any, n_samples: int, one_per_category: bool) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    def __init__(self, *, user_model: Any, **settings: Any) -> None:
+        super().__init__(user_model=user_model, **settings)
         self._posterior = PrivilegedBelief(user_model)
 
     def belief(self, observations: dict[str, NDArray[Any]]) -> FloatArray:
@@ -45,18 +40,8 @@ class BeliefAgent(ReferenceAgent):
 class BeliefMarginal(BeliefAgent):
     """The candidate with the largest posterior-mean utility of each of the best categories."""
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 4,
-        one_per_category: bool = True,
-        name: str = "belief_marginal",
-    ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    name = "belief_marginal"
+    n_samples = 4
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
         utilities = self._utilities_to_all(observations, seeds)
@@ -66,18 +51,8 @@ class BeliefMarginal(BeliefAgent):
 class BeliefSlateAware(BeliefAgent):
     """The slate with the largest expected chosen utility, averaged over the posterior: myopic, but not forgetful."""
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 4,
-        one_per_category: bool = True,
-        name: str = "belief_slate_aware",
-    ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    name = "belief_slate_aware"
+    n_samples = 4
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
         utilities = self._utilities_to_all(observations, seeds)
@@ -87,18 +62,8 @@ class BeliefSlateAware(BeliefAgent):
 class PosteriorSampling(BeliefAgent):
     """Draws one type from the posterior at each turn and shows what is best for it (Thompson sampling)."""
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 8,
-        one_per_category: bool = True,
-        name: str = "posterior_sampling",
-    ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+    name = "posterior_sampling"
+    n_samples = 8
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
         user_types = drawn_types(self.belief(observations), seeding.uniforms(seeding.mix(seeds, _DRAW)))
@@ -125,32 +90,20 @@ class BeliefVOI(BeliefAgent):
     is :class:`BeliefSlateAware`.
 
     Args:
-        world: Whose surrogate draws the imagined pictures.
-        user_model: The environment's.
-        n_samples: Imagined columns of each candidate.
         n_slates: Slates whose information is valued: the best ones by what they pay now.
-        one_per_category: Whether a slate holds at most one prompt a category.
-        name: Name in tables.
+        **settings: As for :class:`ReferenceAgent`.
 
     Raises:
         ValueError: If ``n_samples`` or ``n_slates`` is under 1.
     """
 
-    def __init__(
-        self,
-        *,
-        world: Any,
-        user_model: Any,
-        n_samples: int = 4,
-        n_slates: int = 64,
-        one_per_category: bool = True,
-        name: str = "belief_voi",
-    ) -> None:
+    name = "belief_voi"
+    n_samples = 4
+
+    def __init__(self, *, n_slates: int = 64, **settings: Any) -> None:
         if n_slates < 1:
             raise ValueError(f"n_slates must be 1 or more, got {n_slates}")
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+        super().__init__(**settings)
         self.n_slates = n_slates
 
     def _plan(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:

@@ -43,39 +43,34 @@ class ClairvoyantLookahead(ReferenceAgent):
 
     Args:
         world: Whose surrogate draws the imagined pictures and whose generator proposes.
-        user_model: The environment's.
-        n_samples: Imagined columns of each candidate of this turn.
         n_turns: Most turns of a rollout.
         n_rollouts: Rollouts from each candidate that is followed.
         n_followed: Candidates that are followed, at least 2.
         n_images: Pictures that a rollout's slates are chosen on; the user is shown as many as in the environment.
         reward: ``"sparse"`` or ``"dense"``, as the environment's.
         split: As the environment's; it decides what the generator may propose.
-        one_per_category: Whether a slate holds at most one prompt a category, in rollouts too.
-        name: Name in tables.
+        **settings: As for :class:`ReferenceAgent`; ``one_per_category`` holds in rollouts too.
 
     Raises:
         ValueError: If a number is too small or the reward unknown.
     """
 
+    name = "clairvoyant_lookahead"
+    n_samples = 8
+
     def __init__(
         self,
         *,
         world: Any,
-        user_model: Any,
-        n_samples: int = 8,
         n_turns: int = 1,
         n_rollouts: int = 4,
         n_followed: int = 10,
         n_images: int = 1,
         reward: str = "sparse",
         split: str = "test",
-        one_per_category: bool = True,
-        name: str = "clairvoyant_lookahead",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            name=name, world=world, user_model=user_model, n_samples=n_samples, one_per_category=one_per_category
-        )
+        super().__init__(world=world, **settings)
         least = {"n_turns": 1, "n_rollouts": 1, "n_followed": 2, "n_images": 1}
         given = {"n_turns": n_turns, "n_rollouts": n_rollouts, "n_followed": n_followed, "n_images": n_images}
         for setting, value in given.items():

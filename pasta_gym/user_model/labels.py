@@ -124,22 +124,14 @@ class Batches:
 
     def of(self, raters: torch.Tensor) -> Labels:
         """Return the labels of chosen raters ``(b,)``, renumbered ``0..b - 1``."""
-        every = self._labels
         pairs, pair_owner = rows_of(raters, self._pair_starts, self._pair_counts)
         rated, rating_owner = rows_of(raters, self._rating_starts, self._rating_counts)
-        return Labels(
-            every.prompt_embeddings,
-            every.image_embeddings,
-            pair_owner,
-            every.pair_prompts[pairs],
-            every.pair_images[pairs],
-            every.pair_labels[pairs],
-            rating_owner,
-            every.rating_prompts[rated],
-            every.rating_images[rated],
-            every.ratings[rated],
-            len(raters),
-            raters,
+        return dataclasses.replace(
+            self._labels.rows(pairs, rated),
+            pair_raters=pair_owner,
+            rating_raters=rating_owner,
+            n_raters=len(raters),
+            raters=raters,
         )
 
     def draw(self) -> Labels:
