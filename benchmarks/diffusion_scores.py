@@ -11,7 +11,6 @@ import logging
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -45,7 +44,7 @@ def diffusion_settings(
 
 
 def _moved(found: runs.Run, n_episodes: int) -> run.Settings:
-    saved = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(found.folder / runs.CONFIG), resolve=True))
+    saved = runs.saved_config(found.folder)
     has_checkpoint = (found.folder / runs.CHECKPOINT).is_dir()
     changes = {
         "images": "diffusion",

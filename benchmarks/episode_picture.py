@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 from hydra.utils import get_class
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from PIL import Image
 
 import pasta_gym  # noqa: F401  (registers the environment)
@@ -49,12 +48,8 @@ def trained_agent(run: pathlib.Path) -> Agent:
     Raises:
         ValueError: If the run trained nothing, or has not ended.
     """
-    config, checkpoint = run / runs.CONFIG, run / runs.CHECKPOINT
-    if not config.is_file() or not checkpoint.is_dir():
-        raise ValueError(
-            f"{run} must be a run directory with {runs.CONFIG} and {runs.CHECKPOINT}/; train an agent first"
-        )
-    agent: Agent = get_class(str(OmegaConf.load(config).agent._target_)).load(checkpoint)
+    config = runs.config_of_trained(run, str(run))
+    agent: Agent = get_class(config["agent"]["_target_"]).load(run / runs.CHECKPOINT)
     return agent
 
 

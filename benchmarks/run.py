@@ -127,12 +127,7 @@ def with_checkpoint(resolved: dict[str, Any]) -> dict[str, Any]:
         ValueError: If the folder holds no finished training.
     """
     source = pathlib.Path(resolved["checkpoint"]).resolve()
-    if not (source / runs.CONFIG).exists() or not (source / runs.CHECKPOINT).is_dir():
-        raise ValueError(
-            f"checkpoint={resolved['checkpoint']} must be a run directory with {runs.CONFIG} and {runs.CHECKPOINT}/; "
-            "an agent that learns nothing has none: use agent=... instead"
-        )
-    saved = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(source / runs.CONFIG), resolve=True))
+    saved = runs.config_of_trained(source, f"checkpoint={resolved['checkpoint']}")
     merged = {**resolved, **{name: saved[name] for name in OF_CHECKPOINT}, "checkpoint": str(source)}
     if resolved["experiment_name"] == "default":
         merged["experiment_name"] = saved["experiment_name"]

@@ -8,9 +8,10 @@ import json
 import pathlib
 import shutil
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json, write_text
@@ -180,6 +181,29 @@ def clear(folder: pathlib.Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in (CHECKPOINT, PARTS):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def saved_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Read the resolved configuration that a run directory holds."""
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True))
+
+
+def config_of_trained(folder: pathlib.Path, what: str) -> dict[str, Any]:
+    """Read the configuration of a run that trained an agent.
+
+    Args:
+        folder: A run directory.
+        what: What names it, to begin the message with.
+
+    Raises:
+        ValueError: If the folder holds no finished training.
+    """
+    if not (folder / CONFIG).exists() or not (folder / CHECKPOINT).is_dir():
+        raise ValueError(
+            f"{what} must be a run directory with {CONFIG} and {CHECKPOINT}/; "
+            "an agent that learns nothing has none: use agent=... instead"
+        )
+    return saved_config(folder)
 
 
 def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list[pathlib.Path]]:
