@@ -21,25 +21,35 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "diffusion_scores.csv"
 
 
 def diffusion_settings(
-    source: pathlib.Path, *, rewards: Sequence[str], seeds: Sequence[int], n_episodes: int
+    source: pathlib.Path, *, agents: Sequence[str], rewards: Sequence[str], seeds: Sequence[int], n_episodes: int
 ) -> list[run.Settings]:
     """List the runs to make: one for each finished surrogate run under a folder.
 
     Args:
         source: Folder that ``benchmarks.run`` wrote to.
+        agents: Their names.
         rewards: Which of ``"sparse"`` and ``"dense"``.
         seeds: Which training seeds.
         n_episodes: Episodes of each; the first ones of the evaluation's stream.
 
     Raises:
-        ValueError: If no finished run fits.
+        ValueError: If an agent has no such run.
     """
     finished, _, _ = runs.find_runs(source)
     chosen = [
-        r for r in finished if r.key.images == "surrogate" and r.key.reward in rewards and r.key.seed in set(seeds)
+        r
+        for r in finished
+        if r.key.images == "surrogate"
+        and r.key.agent in agents
+        and r.key.reward in rewards
+        and r.key.seed in set(seeds)
     ]
-    if not chosen:
-        raise ValueError(f"{source} has no finished surrogate run with reward in {rewards} and seed in {seeds}")
+    missing = sorted(set(agents) - {r.key.agent for r in chosen})
+    if missing:
+        raise ValueError(
+            f"{source} has no finished surrogate run of {missing} with reward in {rewards} and seed in {seeds}; train "
+            "them with `make benchmark`"
+        )
     return [_moved(found, n_episodes) for found in chosen]
 
 
@@ -68,13 +78,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Score every agent found, then write the joined CSV and name it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion_scores", description=__doc__)
     parser.add_argument("source", type=pathlib.Path, help="folder of finished runs, such as runs/small")
+    parser.add_argument("--agents", nargs="*", default=["random", "iql", "slateq"])
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--rewards", nargs="*", default=["sparse"])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    wanted = diffusion_settings(given.source, rewards=given.rewards, seeds=given.seeds, n_episodes=given.episodes)
+    wanted = diffusion_settings(
+        given.source, agents=given.agents, rewards=given.rewards, seeds=given.seeds, n_episodes=given.episodes
+    )
     join_scores([run.run(settings) for settings in wanted], given.out)
     sys.stdout.write(f"wrote {given.out}\n")
 

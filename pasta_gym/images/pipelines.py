@@ -121,6 +121,16 @@ def load_pipeline(config: DiffusionModelConfig) -> Any:
     return pipeline
 
 
+def channels_last(pipeline: Any) -> None:
+    """Lay out the weights of a pipeline's flat convolutions as their fastest kernels read them."""
+    import torch
+
+    for part in (getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)):
+        for layer in part.modules() if isinstance(part, torch.nn.Module) else ():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def model_identity(config: DiffusionModelConfig) -> dict[str, Any]:
     """Say which model a configuration paints with, as plain data.
 
@@ -247,6 +257,7 @@ def _scheduler(name: str, own: Any) -> Any:
 
 def _place(pipeline: Any, config: DiffusionModelConfig, device: str) -> None:
     """Switch on what saves memory or time, and move the parts."""
+    channels_last(pipeline)
     if config.attention_slicing:
         pipeline.enable_attention_slicing()
     if config.vae_slicing and hasattr(getattr(pipeline, "vae", None), "enable_slicing"):

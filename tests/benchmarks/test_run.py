@@ -186,14 +186,19 @@ def test_scores_on_diffusion_are_joined_for_every_agent(configure, tmp_path):
     learned = run(read_settings(configure()))
     run(read_settings(configure(agent="agents.random_slate.RandomAgent", name="random")))
     source = learned.parents[5]
-    wanted = diffusion_scores.diffusion_settings(source, rewards=["sparse"], seeds=[0], n_episodes=3)
+    chosen = {"seeds": [0], "n_episodes": 3}
+    wanted = diffusion_scores.diffusion_settings(source, agents=["own", "random"], rewards=["sparse"], **chosen)
+    alone = diffusion_scores.diffusion_settings(source, agents=["own"], rewards=["sparse"], **chosen)
+    assert [s.key for s in alone] == [s.key for s in wanted if s.key.agent == "own"]
     assert sorted(s.key.agent for s in wanted) == ["own", "random"]
     diffusion_scores.join_scores([run(s) for s in wanted], tmp_path / "joined.csv")
     joined = runs.read_scores(tmp_path / "joined.csv")
     assert [len(scores) for _, scores in joined] == [3, 3]
     assert {key.images for key, _ in joined} == {"diffusion"}
-    with pytest.raises(ValueError, match="no finished surrogate run"):
-        diffusion_scores.diffusion_settings(source, rewards=["dense"], seeds=[0], n_episodes=3)
+    with pytest.raises(ValueError, match=r"no finished surrogate run of \['own'\]"):
+        diffusion_scores.diffusion_settings(source, agents=["own"], rewards=["dense"], **chosen)
+    with pytest.raises(ValueError, match=r"no finished surrogate run of \['iql'\]"):
+        diffusion_scores.diffusion_settings(source, agents=["own", "iql"], rewards=["sparse"], **chosen)
 
 
 @pytest.mark.parametrize(
