@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import Observations
+from agents.choice_mixture import in_precision
 from agents.networks import hidden_layers, linear
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray
@@ -29,7 +30,7 @@ class Histories:
         current_prompts: ``(B, d)`` the prompt chosen last, the initial prompt before the first slate.
         current_images: ``(B, d)`` mean embedding of the images of that prompt.
         past: ``(B, H, 3, d)`` for each turn: chosen prompt, chosen column's mean image, slate's mean image. Turns to
-            come hold zeros.
+            come hold zeros. Empty, ``(B, 0, 3, d)``, if nobody reads it.
         seen: ``(B, H)`` bool, whether the turn has been played.
         belief: ``(B, K)`` probabilities of the components of a belief; K = 0 without one.
     """
@@ -118,12 +119,13 @@ class LoggedHistories:
     The image means are made once, so a batch costs a few look-ups.
     """
 
-    def __init__(self, dataset: TrajectoryDataset, belief: FloatArray) -> None:
+    def __init__(self, dataset: TrajectoryDataset, belief: FloatArray, *, reads_past: bool = True) -> None:
         """Prepare the tables.
 
         Args:
             dataset: N logged conversations.
             belief: ``(N, H + 1, K)`` belief before each turn and after the last.
+            reads_past: Whether histories hold the past, which takes most of the time that gathering them takes.
 
         Raises:
             ValueError: If the dataset is malformed; see :func:`check_dataset`.
@@ -133,9 +135,10 @@ class LoggedHistories:
         column_images = np.empty((*dataset.actions.shape, dataset.prompt_embeddings.shape[1]), dtype=np.float32)
         for start in range(0, n_episodes, 2000):
             part = slice(start, start + 2000)
-            column_images[part] = dataset.slate_images[part].astype(np.float32).mean(axis=3)
+            column_images[part] = in_precision(dataset.slate_images[part], torch.float32).mean(axis=3)
         column = dataset.choices[:, :, None]
         self.n_episodes = n_episodes
+        self.reads_past = reads_past
         self.prompt_embeddings = _as_float(dataset.prompt_embeddings)
         self.initial_prompts = torch.from_numpy(np.asarray(dataset.initial_prompts, dtype=np.int64))
         self.initial_images = _as_float(np.asarray(dataset.initial_images, dtype=np.float32).mean(axis=1))
@@ -163,6 +166,21 @@ class LoggedHistories:
         initial_prompts = self.prompt_embeddings[self.initial_prompts[episodes]]
         last = (turns - 1).clamp(min=0)
         at_start = (turns == 0)[:, None]
+        return Histories(
+            turns=turns,
+            initial_prompts=initial_prompts,
+            current_prompts=torch.where(
+                at_start, initial_prompts, self.prompt_embeddings[self.chosen_prompts[episodes, last]]
+            ),
+            current_images=torch.where(at_start, self.initial_images[episodes], self.chosen_images[episodes, last]),
+            past=self._past(episodes, seen),
+            seen=seen,
+            belief=self.belief[episodes, turns],
+        )
+
+    def _past(self, episodes: Tensor, seen: Tensor) -> Tensor:
+        if not self.reads_past:
+            return self.prompt_embeddings.new_zeros(len(episodes), 0, 3, self.prompt_embeddings.shape[1])
         past = torch.stack(
             [
                 self.prompt_embeddings[self.chosen_prompts[episodes]],
@@ -171,17 +189,7 @@ class LoggedHistories:
             ],
             dim=2,
         )
-        return Histories(
-            turns=turns,
-            initial_prompts=initial_prompts,
-            current_prompts=torch.where(
-                at_start, initial_prompts, self.prompt_embeddings[self.chosen_prompts[episodes, last]]
-            ),
-            current_images=torch.where(at_start, self.initial_images[episodes], self.chosen_images[episodes, last]),
-            past=past * seen[:, :, None, None],
-            seen=seen,
-            belief=self.belief[episodes, turns],
-        )
+        return past * seen[:, :, None, None]
 
     def slate_prompts(self, episodes: Tensor, turns: Tensor) -> Tensor:
         """Embeddings of the prompts shown at ``turns`` (0..H-1), ``(B, L, d)``."""
@@ -221,19 +229,20 @@ class HistoryEncoder(nn.Module):
         )
         self.start = nn.Parameter(torch.zeros(n_outputs))
 
-    def forward(self, past: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, turns: Tensor, seen: Tensor) -> Tensor:
         """Encode.
 
         Args:
-            past: ``(B, H, 3, d)`` standardised; see :class:`Histories`.
-            seen: ``(B, H)`` bool.
+            turns: ``(n, 3, d)`` standardised entries of :class:`Histories`' past, of the n turns that have been seen.
+            seen: ``(B, H)`` bool, true n times.
 
         Returns:
             ``(B, n_outputs)`` probabilities.
         """
-        contrast = past[:, :, 1] - past[:, :, 2]
-        evidence = self.turn(torch.cat([past[:, :, 0], past[:, :, 1], contrast], dim=2))
-        return torch.softmax(self.start + (evidence * seen[:, :, None]).sum(1), dim=1)
+        contrast = turns[:, 1] - turns[:, 2]
+        evidence = self.turn(torch.cat([turns[:, 0], turns[:, 1], contrast], dim=1))
+        summed = evidence.new_zeros(len(seen), evidence.shape[1]).index_add(0, seen.nonzero()[:, 0], evidence)
+        return torch.softmax(self.start + summed, dim=1)
 
 
 class StateEncoder(nn.Module):
@@ -315,12 +324,9 @@ class StateEncoder(nn.Module):
         )
         if self.history is None:
             return state, histories.belief
-        past = torch.stack(
-            [
-                self.prompts(histories.past[:, :, 0]),
-                self.images(histories.past[:, :, 1]),
-                self.images(histories.past[:, :, 2]),
-            ],
-            dim=2,
+        # Only turns that have been seen pass through the network: on average that is less than half of them.
+        turns = histories.past[histories.seen]
+        standardised = torch.stack(
+            [self.prompts(turns[:, 0]), self.images(turns[:, 1]), self.images(turns[:, 2])], dim=1
         )
-        return state, torch.cat([histories.belief, self.history(past, histories.seen)], dim=1)
+        return state, torch.cat([histories.belief, self.history(standardised, histories.seen)], dim=1)

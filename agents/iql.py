@@ -185,14 +185,16 @@ class IQLAgent:
         config = self.config
         generator = torch.Generator().manual_seed(seed)
         belief = learn_belief(dataset, config.belief, config.posterior_from, config.mixture, seed=seed, log=log)
-        logged = LoggedHistories(dataset, belief.of_dataset(dataset))
+        logged = LoggedHistories(dataset, belief.of_dataset(dataset), reads_past=config.history == "encoder")
         self._build(dataset.prompt_embeddings.shape[1], logged.horizon, belief, generator)
         network = self._trained()
         network.encoder.fit_statistics(logged)
         start_at(network.prompt_value, config.reward_scale * logged.mean_return())
         start_at(network.history_value, config.reward_scale * logged.mean_return())
         target = copy.deepcopy(network).requires_grad_(False)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         for step in range(1, config.steps + 1):
             metrics = self._step(network, target, logged, optimiser, generator)

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.choice_mixture import ChoiceMixture, TasteWeights, choice_log_likelihoods, chunks, column_features
+from agents.choice_mixture import (
+    ChoiceMixture,
+    TasteWeights,
+    choice_log_likelihoods,
+    chunks,
+    column_features,
+    in_precision,
+)
 from agents.networks import linear
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray
@@ -170,7 +177,9 @@ def _fit_once(problem: _Problem, config: MixtureConfig, generator: torch.Generat
     """One start."""
     mean, spread = _standardisation(problem.features)
     model = _Start(len(mean), problem, config, generator)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     warm_up = max(1, config.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
@@ -225,7 +234,7 @@ def fit_to_dataset(dataset: TrajectoryDataset, config: MixtureConfig, *, seed: i
     for rows in chunks(n_episodes):
         prompts = dataset.prompt_embeddings[dataset.initial_prompts[rows]]
         prompts = np.broadcast_to(prompts[:, None], (len(prompts), horizon, dim))
-        features[rows] = column_features(dataset.slate_images[rows], prompts)
+        features[rows] = in_precision(column_features(dataset.slate_images[rows], prompts), torch.float16)
     rewards = logged_rewards(dataset.rewards, config)
     return fit_choice_mixture(features, np.asarray(dataset.choices, dtype=np.int64), rewards, config, seed=seed)
 

@@ -93,7 +93,9 @@ def fit_prompt_taste(
         Share of the variance between the columns of a slate that the prompts explain, in [0, 1] or below 0 if they
         explain nothing, over 4,096 random turns. The rest is luck of the images and error.
     """
-    optimiser = torch.optim.AdamW(taste.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        taste.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     with torch.no_grad():
         taste.out.bias.add_(utilities.mean(dim=(0, 1, 2)))

@@ -175,7 +175,7 @@ class SlateQAgent:
         network = self._trained()
         target = copy.deepcopy(network).requires_grad_(False)
         learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimiser = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         for step in range(1, config.steps + 1):
             metrics = self._step(network, target, logged, responsibilities, optimiser, generator)
@@ -196,7 +196,7 @@ class SlateQAgent:
         self, dataset: TrajectoryDataset, belief: Belief, generator: torch.Generator, log: Log
     ) -> tuple[LoggedHistories, Tensor]:
         """Make the data's tables and the network; everybody is of the one component, ``(N, 1)`` ones."""
-        logged = LoggedHistories(dataset, belief.of_dataset(dataset))
+        logged = LoggedHistories(dataset, belief.of_dataset(dataset), reads_past=self.config.history == "encoder")
         self._build(dataset.prompt_embeddings.shape[1], logged.horizon, belief, generator)
         network = self._trained()
         assert isinstance(network, SlateQNetwork)
@@ -211,7 +211,7 @@ class SlateQAgent:
         assert isinstance(belief, FittedBelief)
         mixture = belief.mixture
         utilities = mixture.dataset_utilities(dataset)
-        logged = LoggedHistories(dataset, belief.of_utilities(utilities, dataset.choices))
+        logged = LoggedHistories(dataset, belief.of_utilities(utilities, dataset.choices), reads_past=False)
         self._build(dataset.prompt_embeddings.shape[1], logged.horizon, belief, generator)
         network = self._trained()
         assert isinstance(network, MixtureSlateQNetwork)

@@ -1,23 +1,36 @@
 """The small benchmark: every job in a process of its own, a few side by side, then the table.
 
 Run ``python -m benchmarks.grid``, as ``make benchmark`` does. A job that fails is listed and the others go on;
-a second call does only what is missing.
+a second call does only what is missing. Jobs are forked from one process that has imported what they share, where
+the system can fork: importing takes longer than some of the jobs.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import write_report
 
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+SHARED_IMPORTS = (
+    "benchmarks.grid",
+    "benchmarks.run",
+    "agents.iql",
+    "agents.slateq",
+    "torch._dynamo",  # torch imports it with the first optimiser
+)
 REPOSITORY = pathlib.Path(__file__).parent.parent
 LEARNERS = ("iql", "slateq")
 REFERENCES = ("clairvoyant", "blind_slate_aware", "blind_marginal")
@@ -31,12 +44,12 @@ class Job:
 
     Attributes:
         name: For the person who watches.
-        command: Arguments of the Python interpreter.
+        arguments: Of ``benchmarks.run``.
         needs: Names of jobs that must end first, well or not.
     """
 
     name: str
-    command: tuple[str, ...]
+    arguments: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
 
@@ -59,16 +72,16 @@ def small_grid(
         diffusion_episodes: Episodes of the diffusion column; 0 leaves it out.
         extra: Overrides for every run.
     """
-    shared = ("-m", "benchmarks.run", f"experiment={experiment}", f"runs={runs_folder}", *extra)
+    shared = (f"experiment={experiment}", f"runs={runs_folder}", *extra)
     jobs: list[Job] = []
     for reward in REWARDS:
         for agent in (*LEARNERS, "random", *REFERENCES):
             for seed in range(1 if agent in REFERENCES else seeds):
-                command = (*shared, f"agent={agent}", f"reward={reward}", f"seed={seed}")
+                arguments = (*shared, f"agent={agent}", f"reward={reward}", f"seed={seed}")
                 # The first learner collects the data that the others find in the cache.
                 first = f"{LEARNERS[0]} {REWARDS[0]} seed 0"
                 name = f"{agent} {reward} seed {seed}"
-                jobs.append(Job(name, command, (first,) if agent in LEARNERS and name != first else ()))
+                jobs.append(Job(name, arguments, (first,) if agent in LEARNERS and name != first else ()))
     if diffusion_episodes:
         for agent in (*LEARNERS, "random", REFERENCES[0]):
             jobs.append(_on_diffusion(shared, runs_folder, experiment, agent, diffusion_episodes))
@@ -79,16 +92,31 @@ def _on_diffusion(
     shared: tuple[str, ...], runs_folder: pathlib.Path, experiment: str, agent: str, episodes: int
 ) -> Job:
     reward = REWARDS[0]
-    command = (*shared, "images=diffusion", f"evaluation.n_episodes={episodes}", f"evaluation.batch_size={episodes}")
+    arguments = (*shared, "images=diffusion", f"evaluation.n_episodes={episodes}", f"evaluation.batch_size={episodes}")
     if agent in LEARNERS:
         trained = runs_folder / experiment / agent / reward / "simulated" / "mini" / "surrogate" / "seed_0"
-        command += (f"checkpoint='{trained}'",)
+        arguments += (f"checkpoint='{trained}'",)
     else:
-        command += (f"agent={agent}", f"reward={reward}", "seed=0")
-    return Job(f"{agent} {reward} on diffusion", command, (f"{agent} {reward} seed 0",))
+        arguments += (f"agent={agent}", f"reward={reward}", "seed=0")
+    return Job(f"{agent} {reward} on diffusion", arguments, (f"{agent} {reward} seed 0",))
 
 
-def run_jobs(jobs: Sequence[Job], logs: pathlib.Path, *, processes: int, threads: int) -> list[str]:
+def run_once(*arguments: str) -> None:
+    """Do what ``python -m benchmarks.run`` does with these arguments."""
+    from benchmarks import run
+
+    sys.argv = ["benchmarks.run", *arguments]
+    run.main()
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    logs: pathlib.Path,
+    *,
+    processes: int,
+    threads: int,
+    work: Callable[..., Any] = run_once,
+) -> list[str]:
     """Run jobs, ``processes`` at a time, each once what it needs has ended.
 
     Args:
@@ -96,43 +124,60 @@ def run_jobs(jobs: Sequence[Job], logs: pathlib.Path, *, processes: int, threads
         logs: Folder of one log a job.
         processes: Jobs side by side.
         threads: Threads of each.
+        work: Called with a job's arguments in a process of its own; a function that pickles.
 
     Returns:
         Names of the jobs that failed.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    waiting, running, ended, failed = deque(jobs), dict[str, tuple[subprocess.Popen[bytes], float]](), set[str](), []
+    # Read when torch is imported, which the process that jobs are forked from does.
+    os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    context = _warm_context()
+    waiting, running, ended, failed = deque(jobs), dict[str, tuple[Any, float]](), set[str](), []
     names = {job.name for job in jobs}
     try:
         while waiting or running:
             ready = next((job for job in waiting if not (set(job.needs) & names) - ended), None)
             if ready is not None and len(running) < processes:
                 waiting.remove(ready)
-                with (logs / f"{ready.name.replace(' ', '-')}.log").open("wb") as log:
-                    process = subprocess.Popen(
-                        [sys.executable, *ready.command],
-                        cwd=REPOSITORY,
-                        env=environment,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
+                log = logs / f"{ready.name.replace(' ', '-')}.log"
+                process = context.Process(target=_logged, args=(work, ready.arguments, log), name=ready.name)  # type: ignore[attr-defined]
+                process.start()
                 running[ready.name] = (process, time.monotonic())
                 continue
             time.sleep(0.1)
             for name, (process, began) in list(running.items()):
-                if process.poll() is None:
+                if process.exitcode is None:
                     continue
+                process.join()
                 del running[name]
                 ended.add(name)
-                if process.returncode:
+                if process.exitcode:
                     failed.append(name)
-                outcome = "failed" if process.returncode else "done"
+                outcome = "failed" if process.exitcode else "done"
                 sys.stderr.write(f"[{len(ended)}/{len(jobs)}] {name}: {outcome} in {time.monotonic() - began:.0f} s\n")
     finally:
         for process, _ in running.values():
             process.terminate()
     return failed
+
+
+def _warm_context() -> BaseContext:
+    """How processes start: forked from a server with the imports done, or from nothing where there is no fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in SHARED_IMPORTS if importlib.util.find_spec(name)])
+    return context
+
+
+def _logged(work: Callable[..., Any], arguments: tuple[str, ...], log: pathlib.Path) -> None:
+    """Do a job in its own process, with all that it writes going to a file."""
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(REPOSITORY)
+    work(*arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import netrc
-import os
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from benchmarks.wandb_tracking import open_wandb
 from pasta_gym.types import ImageArray
 
 
@@ -54,6 +53,9 @@ class TrackingConfig:
         project: The W&B project.
         entity: The W&B team or user, or None for the account's default.
         pictures: Send the slates of one evaluation episode as pictures.
+        artifacts: Send the dataset and the checkpoint to W&B as artifacts.
+        connect_seconds: How long W&B's server may take to answer before the run goes on offline.
+        finish_seconds: How long the end of a run waits for the upload; ``wandb sync`` sends what is left.
     """
 
     csv: bool = True
@@ -61,10 +63,33 @@ class TrackingConfig:
     project: str = "pasta-gym"
     entity: str | None = None
     pictures: bool = False
+    artifacts: bool = True
+    connect_seconds: float = 30.0
+    finish_seconds: float = 600.0
 
     def __post_init__(self) -> None:
+        for name in ("connect_seconds", "finish_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"tracking.{name} must be above 0 seconds, got {getattr(self, name)}")
         if self.wandb not in WANDB_MODES:
             raise ValueError(f"tracking.wandb must be one of {WANDB_MODES}, got {self.wandb!r}")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder that a run learned from or made.
+
+    Attributes:
+        name: The same name and content are one version, whichever runs send it.
+        kind: ``"dataset"`` or ``"model"``.
+        folder: Its files.
+        facts: What is known of it, as plain data.
+    """
+
+    name: str
+    kind: str
+    folder: pathlib.Path
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Tracker(Protocol):
@@ -76,6 +101,19 @@ class Tracker(Protocol):
 
     def picture(self, name: str, pixels: ImageArray) -> None:
         """Record a picture ``(height, width, 3)`` uint8."""
+        ...
+
+    def artifact(self, artifact: Artifact) -> None:
+        """Record a dataset or a checkpoint."""
+        ...
+
+    def outcome(self, scores: pathlib.Path, facts: Mapping[str, Any]) -> None:
+        """Record what came out.
+
+        Args:
+            scores: The run's ``scores.csv``.
+            facts: Values of the run as a whole, by name.
+        """
         ...
 
     def finish(self) -> None:
@@ -105,6 +143,12 @@ class FileTracker:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
 
+    def artifact(self, artifact: Artifact) -> None:
+        """Do nothing: the checkpoint is in the run directory, the dataset in the cache."""
+
+    def outcome(self, scores: pathlib.Path, facts: Mapping[str, Any]) -> None:
+        """Do nothing: ``scores.csv`` and ``metadata.json`` are in the run directory."""
+
     def finish(self) -> None:
         """Close the file and lay the lines out as a table."""
         self._lines.close()
@@ -116,40 +160,6 @@ class FileTracker:
             for line in read_metrics(self._folder):
                 step = line.get("step", "")
                 writer.writerows([step, name, value] for name, value in line.items() if name != "step")
-
-
-class WandbTracker:
-    """Sends the same names to Weights & Biases, or writes them to an offline run folder."""
-
-    def __init__(self, config: TrackingConfig, folder: pathlib.Path, *, run_id: str, name: str, settings: Any) -> None:
-        import wandb
-
-        mode = wandb_mode(config.wandb)
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            id=run_id,
-            name=name,
-            dir=str(folder),
-            config=settings,
-            mode=mode,
-            # An offline run has no server to resume from; its folder carries the id and syncs into one run.
-            resume="allow" if mode == "online" else None,
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
-        )
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Send numbers; the gradient step is one of them, so that resumed runs stay in order."""
-        self._run.log({name: float(value) for name, value in metrics.items()})
-
-    def picture(self, name: str, pixels: ImageArray) -> None:
-        """Send a picture."""
-        self._run.log({name: self._wandb.Image(pixels)})
-
-    def finish(self) -> None:
-        """Close the run, so that the next job of a sweep in this process opens its own."""
-        self._run.finish()
 
 
 class AllOf:
@@ -168,6 +178,16 @@ class AllOf:
         for tracker in self._trackers:
             tracker.picture(name, pixels)
 
+    def artifact(self, artifact: Artifact) -> None:
+        """Pass a dataset or a checkpoint on."""
+        for tracker in self._trackers:
+            tracker.artifact(artifact)
+
+    def outcome(self, scores: pathlib.Path, facts: Mapping[str, Any]) -> None:
+        """Pass what came out on."""
+        for tracker in self._trackers:
+            tracker.outcome(scores, facts)
+
     def finish(self) -> None:
         """Finish every one."""
         for tracker in self._trackers:
@@ -175,7 +195,13 @@ class AllOf:
 
 
 def make_tracker(
-    config: TrackingConfig, folder: pathlib.Path, *, run_id: str, name: str, settings: dict[str, Any]
+    config: TrackingConfig,
+    folder: pathlib.Path,
+    *,
+    run_id: str,
+    name: str,
+    settings: Mapping[str, Any],
+    key: Mapping[str, Any] | None = None,
 ) -> Tracker:
     """Open the trackers of a run.
 
@@ -185,27 +211,22 @@ def make_tracker(
         run_id: The configuration's hash; a run that is taken up again has the same.
         name: What a person reads.
         settings: The resolved configuration.
+        key: What the run is of: ``experiment``, ``agent`` and so on, as in ``scores.csv``.
     """
     trackers: list[Tracker] = [FileTracker(folder, with_csv=config.csv)]
     if config.wandb != "off":
-        trackers.append(WandbTracker(config, folder, run_id=run_id, name=name, settings=settings))
+        opened = open_wandb(
+            config,
+            folder,
+            run_id=run_id,
+            name=name,
+            settings=settings,
+            key=key or {},
+            metrics=METRICS,
+            logged=read_metrics(folder),  # the file is there: its tracker was opened first
+        )
+        trackers += [opened] if opened is not None else []
     return AllOf(trackers)
-
-
-def wandb_mode(wanted: str) -> str:
-    """Choose online or offline: ``"auto"`` is online only if this user has an account on this machine."""
-    if wanted != "auto":
-        return wanted
-    return "online" if _has_account() else "offline"
-
-
-def _has_account() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:

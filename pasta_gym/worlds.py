@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -245,6 +245,55 @@ def _make_mini() -> World:
     )
 
 
+@dataclass(frozen=True)
+class MiniWorld:
+    """Recipe of a mini world with other users: painter, CLIP, diffusion and surrogate are the shipped ones.
+
+    Users are planted by a seed, label the shipped pool of pictures, and a user model is fitted to their labels. Only
+    that of world 0 with eight types is shipped; ``python -m pasta_gym.user_model.fit_world`` makes the others.
+
+    Attributes:
+        number: Seed of the planted users.
+        n_types: Types of the fitted user model, the paper's ``K``.
+
+    Raises:
+        ValueError: If the world's number is negative or there is no type.
+    """
+
+    number: int = 0
+    n_types: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (("number", 0), ("n_types", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+    @property
+    def name(self) -> str:
+        """``mini`` for the shipped world, else with what differs: ``mini_1``, ``mini_types_4``, ``mini_1_types_4``."""
+        number = f"_{self.number}" if self.number else ""
+        return f"mini{number}" + (f"_types_{self.n_types}" if self.n_types != MiniWorld.n_types else "")
+
+    def make(self) -> World:
+        """Make the world.
+
+        Raises:
+            ValueError: If its user model was not fitted on this machine; the message has the command.
+        """
+        if self == MiniWorld():
+            return make_world("mini")
+        from pasta_gym.user_model.fit_world import is_fitted, model_folder
+
+        folder = model_folder(self.number, self.n_types)
+        if not is_fitted(folder):
+            raise ValueError(
+                f"world {self.name} has no user model in {folder}; label and fit it, about five minutes, with "
+                f"`python -m pasta_gym.user_model.fit_world {self.number} --types {self.n_types}`"
+            )
+        return replace(make_world("mini"), name=self.name, user_model=folder, recipe=self)
+
+
 def _make_full(name: str) -> World:
     from pasta_gym.full import full_world_preset
 
@@ -264,7 +313,7 @@ def make_world(world: str | WorldRecipe) -> World:
 
     Args:
         world: ``"mini"``, which is shipped; ``"sdxl"`` or ``"flux"`` with files where the page on full-size models puts
-            them; or a recipe, such as ``pasta_gym.full.FullWorldConfig``.
+            them; or a recipe, such as ``MiniWorld(number=1)`` or ``pasta_gym.full.FullWorldConfig``.
 
     Raises:
         ValueError: If there is no world of that name, or something that it needs is missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -45,8 +46,9 @@ class EnvironmentConfig:
 
     @property
     def world_name(self) -> str:
-        """What results call the world."""
-        return self.world if isinstance(self.world, str) else self.world.name
+        """What results call the world: with another user model than its own, the folder's name is part of it."""
+        name = self.world if isinstance(self.world, str) else self.world.name
+        return name if self.user_model is None else f"{name}-{pathlib.Path(self.user_model).name}"
 
     def make(self, n_envs: int, *, reveal: bool = False, render_mode: str | None = None) -> Any:
         """Make the vector environment.

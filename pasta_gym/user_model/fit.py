@@ -147,6 +147,42 @@ def fit_user_model(
     )
 
 
+def fit_folder(
+    labels: pathlib.Path, folder: pathlib.Path, *, n_types: int, steps: int = EMConfig.steps, seed: int = EMConfig.seed
+) -> str:
+    """Fit a user model to a world's labels and write it to a folder.
+
+    Args:
+        labels: What ``pasta_gym.mini.rater_data label`` wrote.
+        folder: Of the user model.
+        n_types: K.
+        steps: Gradient steps.
+        seed: Of the fit.
+
+    Returns:
+        One line about the fit.
+
+    Raises:
+        ValueError: If the labels are missing, broken or without sessions.
+    """
+    data = load_preferences(labels)
+    source = json.loads((labels / "metadata.json").read_text())
+    began = time.monotonic()
+    config = EMConfig(n_types=n_types, steps=max(steps, EMConfig.trial_steps), seed=seed)
+    model = fit_user_model(data, config, progress=True)
+    model.metadata["data"] = {"world_seed": source.get("world_seed"), "counts": source.get("counts")}
+    encoder = source.get("encoder_sha256")
+    if encoder:
+        model.metadata["encoder"] = {"frozen_sha256": encoder, "sha256": encoder}
+    model.metadata["seconds"] = round(time.monotonic() - began, 1)
+    model.save(folder)
+    training = model.metadata["training"]
+    return (
+        f"{folder}: K = {n_types}, log-likelihood a rater {training['log_likelihood_per_rater']:.3f}, "
+        f"prior {np.round(np.sort(model.prior)[::-1], 3).tolist()}, {model.metadata['seconds']} s"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: fit K types, and one type for comparison, and save both."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.user_model.fit", description=__doc__)
@@ -156,23 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=EMConfig.steps, help="gradient steps")
     parser.add_argument("--seed", type=int, default=EMConfig.seed)
     options = parser.parse_args(arguments)
-    data = load_preferences(options.data)
-    source = json.loads((options.data / "metadata.json").read_text())
     for folder, types in ((options.out, options.types), (options.out / ONE_TYPE, 1)):
-        began = time.monotonic()
-        default = EMConfig(n_types=types, steps=max(options.steps, EMConfig.trial_steps), seed=options.seed)
-        model = fit_user_model(data, default, progress=True)
-        model.metadata["data"] = {"world_seed": source.get("world_seed"), "counts": source.get("counts")}
-        encoder = source.get("encoder_sha256")
-        if encoder:
-            model.metadata["encoder"] = {"frozen_sha256": encoder, "sha256": encoder}
-        model.metadata["seconds"] = round(time.monotonic() - began, 1)
-        model.save(folder)
-        training = model.metadata["training"]
-        print(  # noqa: T201
-            f"{folder}: K = {types}, log-likelihood a rater {training['log_likelihood_per_rater']:.3f}, "
-            f"prior {np.round(np.sort(model.prior)[::-1], 3).tolist()}, {model.metadata['seconds']} s"
-        )
+        print(fit_folder(options.data, folder, n_types=types, steps=options.steps, seed=options.seed))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -9,7 +9,12 @@ from benchmarks.run import CONFIG_FOLDER
 
 
 def job(name, code, *needs):
-    return grid.Job(name, ("-c", code), needs)
+    return grid.Job(name, (code,), needs)
+
+
+def run_code(jobs, logs, *, processes):
+    """Run jobs whose argument is Python code."""
+    return grid.run_jobs(jobs, logs, processes=processes, threads=1, work=exec)
 
 
 def test_one_failing_job_leaves_the_rest_standing_and_is_named(tmp_path):
@@ -18,7 +23,7 @@ def test_one_failing_job_leaves_the_rest_standing_and_is_named(tmp_path):
         job("bad", "raise SystemExit('no such agent')"),
         job("after bad", f"open({str(tmp_path / 'after')!r}, 'w').close()", "bad"),
     ]
-    failed = grid.run_jobs(jobs, tmp_path / "logs", processes=2, threads=1)
+    failed = run_code(jobs, tmp_path / "logs", processes=2)
     assert failed == ["bad"]
     assert (tmp_path / "good").exists()
     assert (tmp_path / "after").exists()
@@ -26,14 +31,11 @@ def test_one_failing_job_leaves_the_rest_standing_and_is_named(tmp_path):
 
 
 def test_jobs_wait_for_what_they_need_and_share_the_machine(tmp_path):
-    note = "import time, sys; t=time.time(); time.sleep(0.4); open(sys.argv[1], 'w').write(f'{t} {time.time()}')"
-    jobs = [
-        grid.Job("second", ("-c", note, str(tmp_path / "second")), ("first",)),
-        grid.Job("first", ("-c", note, str(tmp_path / "first"))),
-        grid.Job("beside", ("-c", note, str(tmp_path / "beside"))),
-    ]
+    note = "import time; t = time.time(); time.sleep(0.4); open({!r}, 'w').write(f'{{t}} {{time.time()}}')"
+    needs = {"second": ["first"], "first": [], "beside": []}
+    jobs = [job(name, note.format(str(tmp_path / name)), *needed) for name, needed in needs.items()]
     began = time.time()
-    assert grid.run_jobs(jobs, tmp_path / "logs", processes=2, threads=1) == []
+    assert run_code(jobs, tmp_path / "logs", processes=2) == []
     spans = {n: [float(t) for t in (tmp_path / n).read_text().split()] for n in ("first", "second", "beside")}
     assert spans["second"][0] >= spans["first"][1]
     assert min(s[0] for s in spans.values()) >= began
@@ -49,9 +51,9 @@ def test_the_small_grid_is_three_agents_two_rewards_three_seeds_and_references(t
         for agent in ("clairvoyant", "blind_slate_aware"):
             assert f"{agent} {reward} seed 0" in names
     moved = next(job for job in jobs if job.name == "iql sparse on diffusion")
-    assert "images=diffusion" in moved.command
-    assert "evaluation.n_episodes=32" in moved.command
-    assert f"checkpoint='{tmp_path}/small/iql/sparse/simulated/mini/surrogate/seed_0'" in moved.command
+    assert "images=diffusion" in moved.arguments
+    assert "evaluation.n_episodes=32" in moved.arguments
+    assert f"checkpoint='{tmp_path}/small/iql/sparse/simulated/mini/surrogate/seed_0'" in moved.arguments
     assert moved.needs == ("iql sparse seed 0",)
     assert not [job for job in grid.small_grid(tmp_path, diffusion_episodes=0) if "diffusion" in job.name]
     assert {need for job in jobs for need in job.needs} <= set(names)
@@ -63,7 +65,7 @@ def test_every_run_of_the_grid_composes(tmp_path):
     from benchmarks.run import read_settings
 
     for job in grid.small_grid(tmp_path, seeds=1):
-        overrides = [part for part in job.command[2:] if not part.startswith("checkpoint=")]
+        overrides = [part for part in job.arguments if not part.startswith("checkpoint=")]
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             config = compose("run", overrides)
         settings = read_settings(config)
@@ -111,9 +113,17 @@ def test_a_sweep_with_a_failing_job_finishes_the_others(tmp_path):
 @pytest.mark.parametrize("processes", [1, 3])
 def test_no_more_processes_than_asked_for(tmp_path, processes):
     code = (
-        "import pathlib, sys, time, uuid; d = pathlib.Path(sys.argv[1]); me = d / uuid.uuid4().hex; me.touch(); "
-        "time.sleep(0.2); n = len(list(d.iterdir())); me.unlink(); raise SystemExit(n > int(sys.argv[2]))"
+        f"import pathlib, time, uuid; d = pathlib.Path({str(tmp_path / 'running')!r}); me = d / uuid.uuid4().hex; "
+        "me.touch(); time.sleep(0.2); n = len(list(d.iterdir())); me.unlink(); "
+        f"raise SystemExit(n > {processes})"
     )
     (tmp_path / "running").mkdir()
-    jobs = [grid.Job(f"j{i}", ("-c", code, str(tmp_path / "running"), str(processes))) for i in range(4)]
-    assert grid.run_jobs(jobs, tmp_path / "logs", processes=processes, threads=1) == []
+    assert run_code([job(f"j{i}", code) for i in range(4)], tmp_path / "logs", processes=processes) == []
+
+
+def test_a_job_is_a_run_of_its_own_with_its_own_log(tmp_path):
+    shared = ("agent=random", "evaluation.n_episodes=4", f"runs={tmp_path}")
+    jobs = [grid.Job("good", shared), grid.Job("bad", (*shared, "reward=none"))]
+    assert grid.run_jobs(jobs, tmp_path / "logs", processes=2, threads=1) == ["bad"]
+    assert "4 of 4 episodes" in (tmp_path / "logs" / "good.log").read_text()
+    assert "reward must be one of" in (tmp_path / "logs" / "bad.log").read_text()

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from benchmarks import diffusion_scores, report, runs
 from benchmarks import run as run_module
 from benchmarks.evaluate import EvaluationConfig, evaluate
-from benchmarks.run import CONFIG_FOLDER, read_settings, run
+from benchmarks.run import run
+from benchmarks.settings import CONFIG_FOLDER, config_hash, read_settings, user_model_folder
 from pasta_gym.trajectories import EnvironmentConfig
 
 
@@ -243,7 +244,7 @@ def test_an_agent_that_cannot_act_is_refused(configure):
 def test_every_agent_composes_and_its_name_is_its_file(path, monkeypatch):
     from hydra.utils import instantiate
 
-    OmegaConf.register_new_resolver("user_model_folder", lambda world: f"folder of {world}", replace=True)
+    OmegaConf.register_new_resolver("user_model_folder", lambda world, *, _root_: f"folder of {world}", replace=True)
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             config = compose("run", [f"agent={path.stem}"])
@@ -252,7 +253,7 @@ def test_every_agent_composes_and_its_name_is_its_file(path, monkeypatch):
         made = instantiate(settings.resolved["agent"])
         assert callable(made) or made.name == path.stem
     finally:
-        OmegaConf.register_new_resolver("user_model_folder", run_module.user_model_folder, replace=True)
+        OmegaConf.register_new_resolver("user_model_folder", user_model_folder, replace=True)
 
 
 def test_the_evaluation_written_out_in_conf_is_the_default():
@@ -325,11 +326,12 @@ def test_a_folder_in_an_agents_configuration_counts_by_the_weights_in_it(tmp_pat
         (folder / "weights.safetensors").write_bytes(content)
         resolved = {
             "agent": {"config": {"posterior_from": str(folder)}},
+            "env": {},
             "evaluation": {},
             "data": {},
             "checkpoint": None,
         }
-        return run_module.config_hash(resolved)
+        return config_hash(resolved)
 
     assert hash_with(tmp_path / "here", b"1") == hash_with(tmp_path / "there", b"1")
     assert hash_with(tmp_path / "here", b"1") != hash_with(tmp_path / "there", b"2")
