@@ -1,0 +1,242 @@
+"""What a run is: its configuration checked and made typed, its key, and the hash that tells whether it is finished."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import pasta_gym
+from benchmarks import runs
+from benchmarks.evaluate import EvaluationConfig
+from benchmarks.tracking import TrackingConfig
+from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
+from pasta_gym.trajectories.dataset import REWARDS
+from pasta_gym.trajectories.files import digest
+from pasta_gym.worlds import World, make_world
+
+CONFIG_FOLDER = pathlib.Path(__file__).parent.parent / "conf"
+PACKAGE = pathlib.Path(pasta_gym.__file__).parent
+KEYS = (
+    "agent",
+    "checkpoint",
+    "data",
+    "data_name",
+    "env",
+    "evaluation",
+    "experiment_name",
+    "images",
+    "reward",
+    "runs",
+    "seed",
+    "shards",
+    "tracking",
+)
+# What a checkpoint brings along when it is evaluated elsewhere.
+OF_CHECKPOINT = ("agent", "reward", "data", "data_name", "seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checked configuration.
+
+    Attributes:
+        resolved: All keys as plain data, as ``config.yaml`` holds them.
+        environment: Where the agent is evaluated.
+        data: What it learns from.
+        evaluation: On which conversations.
+        tracking: Where its metrics go.
+        key: What the run is of.
+    """
+
+    resolved: dict[str, Any]
+    environment: EnvironmentConfig
+    data: CollectionConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+    key: runs.RunKey
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The run directory."""
+        return self.key.folder(pathlib.Path(self.resolved["runs"]))
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """Check a composed configuration and make it typed.
+
+    Raises:
+        ValueError: If a key is unknown or a value out of range. Nothing has been run then.
+    """
+    resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    unknown = sorted(set(resolved) - set(KEYS))
+    if unknown:
+        raise ValueError(f"unknown keys {unknown}; known ones: {', '.join(KEYS)}")
+    if resolved["checkpoint"] is not None:
+        resolved = with_checkpoint(resolved)
+    if resolved["env"].get("user_model") is not None:
+        resolved["env"]["user_model"] = str(pathlib.Path(resolved["env"]["user_model"]).resolve())
+    if resolved["reward"] not in REWARDS:
+        raise ValueError(f"reward must be one of {REWARDS}, got {resolved['reward']!r}")
+    if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
+        raise ValueError(f"seed must be a whole number of 0 or more, got {resolved['seed']!r}")
+    evaluation = instantiate(resolved["evaluation"])
+    environment = replace(
+        instantiate(resolved["env"]), images=resolved["images"], reward=resolved["reward"], split=evaluation.split
+    )
+    known = tuple(make_world(environment.world).image_generators)
+    if environment.images not in known:
+        raise ValueError(f"images must be one of {known}, got {environment.images!r}")
+    data = instantiate(resolved["data"])
+    data = replace(
+        data, environment=replace(environment, images=data.environment.images, reward="dense", split="train")
+    )
+    key = runs.RunKey(
+        experiment=str(resolved["experiment_name"]),
+        config_hash=config_hash(resolved),
+        agent=agent_name(resolved["agent"]),
+        reward=resolved["reward"],
+        data=str(resolved["data_name"]),
+        world=environment.world_name,
+        images=resolved["images"],
+        split=evaluation.split,
+        seed=resolved["seed"],
+    )
+    return Settings(resolved, environment, data, evaluation, instantiate(resolved["tracking"]), key)
+
+
+def with_checkpoint(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Take agent, reward, data and seed from the run that made the checkpoint.
+
+    Raises:
+        ValueError: If the folder holds no finished training.
+    """
+    source = pathlib.Path(resolved["checkpoint"]).resolve()
+    saved = runs.config_of_trained(source, f"checkpoint={resolved['checkpoint']}")
+    merged = {**resolved, **{name: saved[name] for name in OF_CHECKPOINT}, "checkpoint": str(source)}
+    if resolved["experiment_name"] == "default":
+        merged["experiment_name"] = saved["experiment_name"]
+    return merged
+
+
+def agent_name(agent: dict[str, Any]) -> str:
+    """Name an agent for tables: its configuration's ``name``, else the class in ``_target_``."""
+    if "_target_" not in agent:
+        raise ValueError(f"agent must have a _target_, the path of its class, got {agent}")
+    return str(agent.get("name") or str(agent["_target_"]).rsplit(".", 1)[-1])
+
+
+def config_hash(resolved: dict[str, Any]) -> str:
+    """Hash everything that can move a score, and the experiment's name; not where results or weights lie."""
+    content = {name: value for name, value in resolved.items() if name not in ("runs", "shards", "tracking")}
+    content["agent"], content["env"] = _by_content(resolved["agent"]), _by_content(resolved["env"])
+    content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
+    content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
+    if resolved["checkpoint"] is not None:
+        content["checkpoint"] = provenance.folder_hashes(pathlib.Path(resolved["checkpoint"]) / runs.CHECKPOINT)
+    return digest(content)
+
+
+def run_identity(settings: Settings, models_of: Callable[[EnvironmentConfig], str] | None = None) -> dict[str, str]:
+    """Say what a finished run must have been made with to count as this one.
+
+    Args:
+        settings: The run.
+        models_of: ``models_digest``, or the same that remembers what it read.
+
+    Returns:
+        ``config_hash`` and ``models``.
+    """
+    return {"config_hash": settings.key.config_hash, "models": (models_of or models_digest)(settings.environment)}
+
+
+def models_digest(environment: EnvironmentConfig) -> str:
+    """Hash the weights that come with the package, and the user model if it is none of them."""
+    hashes = provenance.folder_hashes(PACKAGE)
+    world = make_world(environment.world)
+    users = world.user_model if environment.user_model is None else environment.user_model
+    # A full-size world answers for all its models in its runs' metadata; asking it here would load them.
+    if world.fingerprint is None and isinstance(users, str | pathlib.Path):
+        folder = pathlib.Path(users).resolve()
+        if not folder.is_relative_to(PACKAGE.resolve()):
+            hashes |= {f"user model/{name}": value for name, value in provenance.folder_hashes(folder).items()}
+    return digest(hashes)
+
+
+def _by_content(value: Any) -> Any:
+    """Replace folders by the hashes of the weights in them: a checkout elsewhere makes the same run."""
+    if isinstance(value, dict):
+        return {name: _by_content(inner) for name, inner in value.items()}
+    if isinstance(value, str) and pathlib.Path(value).is_absolute() and pathlib.Path(value).is_dir():
+        return provenance.folder_hashes(pathlib.Path(value))
+    return value
+
+
+def user_model_folder(world: str | DictConfig, *, _root_: DictConfig) -> str:
+    """Name the folder of the environment's user model, for agents that are given it.
+
+    Args:
+        world: A world's name, or the configuration of its recipe: ``${user_model_folder:${env.world}}``.
+        _root_: The whole configuration, which OmegaConf passes; its ``env.user_model`` goes before the world's.
+    """
+    given = OmegaConf.select(_root_, "env.user_model")
+    made: World = make_world(world if isinstance(world, str) else instantiate(world))
+    return str(made.user_model if given is None else pathlib.Path(given).resolve())
+
+
+def trained_in(experiment: str, *, _root_: DictConfig) -> str | None:
+    """Find the run that trained the configured agent in another experiment, for ``checkpoint: ${trained_in:small}``.
+
+    Args:
+        experiment: The other experiment's name.
+        _root_: The whole configuration, which OmegaConf passes. Agent, reward, data, world, seed and the folder of
+            runs count; ``images`` does not, because agents learn from the pictures of ``data.environment``.
+
+    Returns:
+        A run directory, or None for an agent that learns nothing.
+
+    Raises:
+        ValueError: If the agent learns and no finished run of that experiment has trained it.
+    """
+    if not hasattr(get_object(str(_root_.agent._target_)), "train"):
+        return None
+    key = runs.RunKey(
+        experiment=experiment,
+        config_hash="",
+        agent=agent_name({"_target_": _root_.agent._target_, "name": _root_.agent.get("name")}),
+        reward=_root_.reward,
+        data=str(_root_.data_name),
+        world=instantiate(_root_.env).world_name,
+        images=instantiate(_root_.data).environment.images,
+        split=EvaluationConfig.split,
+        seed=_root_.seed,
+    )
+    folder = key.folder(pathlib.Path(_root_.runs))
+    if not ((folder / runs.METADATA).is_file() and (folder / runs.CHECKPOINT).is_dir()):
+        raise ValueError(
+            f"experiment {experiment!r} has no finished run {folder}; train the agent first with `python -m "
+            f"benchmarks.run experiment={experiment} agent={key.agent} reward={key.reward} seed={key.seed}`, or pass "
+            "checkpoint=RUN_DIR"
+        )
+    return str(folder)
+
+
+def episodes_on(images: str, episodes: DictConfig) -> int:
+    """Look up how many conversations are played on an image model: those that paint slowly get fewer.
+
+    Raises:
+        ValueError: If the image model is not listed.
+    """
+    if images not in episodes:
+        raise ValueError(
+            f"no number of episodes for images={images!r}, only for {list(episodes)}; set evaluation.n_episodes"
+        )
+    return int(episodes[images])
+
+
+for _resolver in (user_model_folder, trained_in, episodes_on):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
