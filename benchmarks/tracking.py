@@ -128,7 +128,11 @@ class FileTracker:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._with_csv = with_csv
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            whole = path.read_bytes()
+            path.write_bytes(whole[: whole.rfind(b"\n") + 1])  # a line cut short by a kill would swallow the next one
+        self._lines = path.open("a", encoding="utf-8")
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Append one line."""
