@@ -8,7 +8,6 @@ the system can fork: importing takes longer than some of the jobs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -24,13 +23,6 @@ from benchmarks.report import write_report
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-SHARED_IMPORTS = (
-    "benchmarks.grid",
-    "benchmarks.run",
-    "agents.iql",
-    "agents.slateq",
-    "torch._dynamo",  # torch imports it with the first optimiser
-)
 REPOSITORY = pathlib.Path(__file__).parent.parent
 LEARNERS = ("iql", "slateq")
 REFERENCES = ("clairvoyant", "blind_slate_aware", "blind_marginal")
@@ -167,7 +159,7 @@ def _warm_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([name for name in SHARED_IMPORTS if importlib.util.find_spec(name)])
+    context.set_forkserver_preload(["benchmarks.grid", "benchmarks.warm"])
     return context
 
 
