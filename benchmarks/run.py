@@ -27,9 +27,10 @@ from benchmarks import runs
 from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
 from benchmarks.tracking import Tracker, make_tracker
-from pasta_gym.trajectories import TrajectoryDataset, collect, load, provenance
+from pasta_gym.trajectories import TrajectoryDataset, provenance
 from pasta_gym.trajectories.dataset import Reward
 from pasta_gym.trajectories.files import whole_folder, write_json, write_text
+from pasta_gym.trajectories.regimes import dataset_of
 
 logger = logging.getLogger(__name__)
 DIFFUSION_BATCH = 16
@@ -131,8 +132,8 @@ def build_agent(config: dict[str, Any], envs: Any) -> Agent:
 
 def training_data(settings: Settings) -> TrajectoryDataset:
     """Read the dataset of a run under its reward; it is collected first if the cache lacks it."""
-    folder = collect(settings.data, progress=lambda done, n: logger.info("collected %d of %d episodes", done, n))
-    return load(folder).with_reward(cast("Reward", settings.resolved["reward"]))
+    told = functools.partial(logger.info, "collected %d of %d episodes")
+    return dataset_of(settings.data, progress=told).with_reward(cast("Reward", settings.resolved["reward"]))
 
 
 def _learned(

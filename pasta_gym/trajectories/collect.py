@@ -10,9 +10,9 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata as package_metadata
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,8 +60,24 @@ Progress = Callable[[int, int], None]
 """Called with the episodes done and the episodes in all."""
 
 
+class Judge(Protocol):
+    """Says afterwards what conversations were worth, where the environment pays nothing."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that its rewards depend on, as plain data."""
+        ...
+
+    def rewards(self, shard: storage.Shard) -> FloatArray:
+        """Return dense rewards ``(n, H)`` of whole conversations."""
+        ...
+
+
 def collect(
-    config: CollectionConfig, *, root: pathlib.Path | None = None, progress: Progress | None = None
+    config: CollectionConfig,
+    *,
+    root: pathlib.Path | None = None,
+    progress: Progress | None = None,
+    judge: Judge | None = None,
 ) -> pathlib.Path:
     """Return the folder of the dataset, after making what is missing of it.
 
@@ -71,11 +87,14 @@ def collect(
         config: What to collect.
         root: Folder of all datasets; by default ``trajectories`` in the package's cache.
         progress: Called after each shard.
+        judge: Replaces the environment's rewards; None keeps them.
     """
     root = cache_directory() / "trajectories" if root is None else root
     envs = config.environment.make(min(config.shard_size, config.n_episodes))
     try:
         identity = dataset_identity(config, provenance.model_hashes(envs))
+        if judge is not None:
+            identity["rewards"] = judge.identity()
         dataset_id = digest(identity)
         folder = root / dataset_id
         if (folder / storage.METADATA).exists():
@@ -86,8 +105,11 @@ def collect(
             part = parts / f"{first:08d}-{min(config.shard_size, config.n_episodes - first)}"
             if not part.exists():
                 n_wanted = min(config.shard_size, config.n_episodes - first)
+                shard = run_shard(envs, config, first, n_wanted)
+                if judge is not None:
+                    shard = replace(shard, rewards=judge.rewards(shard))
                 with whole_folder(part) as partial:
-                    storage.save_shard(partial, run_shard(envs, config, first, n_wanted))
+                    storage.save_shard(partial, shard)
             names.append(part)
             if progress is not None:
                 progress(min(first + config.shard_size, config.n_episodes), config.n_episodes)
