@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import comparison_pages, held_out, runs, stats, transfer
+from benchmarks import comparison_pages, held_out, runs, shards, stats, transfer
 from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
 from benchmarks.pages import fill_block
 from benchmarks.stats import Interval, Scores
@@ -99,13 +99,22 @@ class Report:
         return agent + (MARK if agent in self.privileged else "")
 
 
-def make_reports(root: pathlib.Path, *, n_replicates: int = 2000) -> list[Report]:
+def make_reports(
+    root: pathlib.Path, *, n_replicates: int = 2000, shards_folder: pathlib.Path | None = None
+) -> list[Report]:
     """Read every run under a folder: one report an experiment, dataset and world.
+
+    Args:
+        root: Folder of run directories.
+        n_replicates: Bootstrap replicates of each interval.
+        shards_folder: Folder of score shards (see ``benchmarks.shards``), for the runs that are not under ``root``.
 
     Raises:
         ValueError: If there is no finished run.
     """
     finished, failed, open_runs = runs.find_runs(root)
+    if shards_folder is not None:
+        finished = finished + shards.beside(finished, shards_folder)
     if not finished:
         said = "; ".join(f"{f['folder']}: {f.get('error')}" for f in failed) or "none began"
         raise ValueError(f"{root} holds no finished run ({said}); run python -m benchmarks.run first")
@@ -367,24 +376,29 @@ def page(reports: list[Report], figures: list[bytes], statistics: str = "") -> s
     return "".join(parts) + statistics + "</html>\n"
 
 
-def write_report(root: pathlib.Path, *, n_replicates: int = 2000) -> tuple[str, list[pathlib.Path]]:
+def write_report(
+    root: pathlib.Path, *, n_replicates: int = 2000, shards_folder: pathlib.Path | None = None
+) -> tuple[str, list[pathlib.Path]]:
     """Write all files of the report.
 
     Args:
         root: Folder of run directories; the report goes to ``root/report``.
         n_replicates: Bootstrap replicates of each interval.
+        shards_folder: As in ``make_reports``; ``root`` is made if nothing ran on this machine.
 
     Returns:
         The table as Markdown, and the files written.
     """
-    reports = make_reports(root, n_replicates=n_replicates)
+    if shards_folder is not None:
+        root.mkdir(parents=True, exist_ok=True)
+    reports = make_reports(root, n_replicates=n_replicates, shards_folder=shards_folder)
     folder = root / "report"
     folder.mkdir(exist_ok=True)
     text = "\n".join(markdown(report) for report in reports)
     written = [folder / "table.md", folder / "scores.csv", folder / "summary.json", folder / "report.html"]
     statistics, statistics_page, statistics_files = comparison_pages.write(reports, folder, n_replicates=n_replicates)
     write_text(written[0], text + statistics)
-    write_text(written[1], runs.joined_scores(root))
+    write_text(written[1], shards.joined_scores(root, shards_folder))
     write_json(written[2], [_summary(report) for report in reports])
     figures = []
     for number, report in enumerate(reports):
@@ -428,16 +442,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the report of a folder, print its table and name its files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("runs", type=pathlib.Path, help="folder that benchmarks.run wrote to")
+    parser.add_argument("--shards", type=pathlib.Path, help="folder of score shards to read beside the runs")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap replicates of each interval")
     parser.add_argument("--page", type=pathlib.Path, help="also put the table into this page's block, as in README.md")
     parser.add_argument("--block", choices=BLOCKS, default=BLOCKS[0], help="what goes there: all, or transfer alone")
     parser.add_argument("--command", default="make benchmark", help="what that page says it was printed by")
     given = parser.parse_args(arguments)
-    text, written = write_report(given.runs, n_replicates=given.replicates)
+    text, written = write_report(given.runs, n_replicates=given.replicates, shards_folder=given.shards)
     if given.page:
         made = f"Printed by `{given.command}` on {datetime.datetime.now(tz=datetime.UTC).date()}.\n\n"
         if given.block == "transfer":
-            reports = make_reports(given.runs, n_replicates=given.replicates)
+            reports = make_reports(given.runs, n_replicates=given.replicates, shards_folder=given.shards)
             text = "\n".join(line for report in reports for line in transfer.section(report))
         fill_block(given.page, given.block, made + text)
         written.append(given.page)

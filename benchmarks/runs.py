@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import pathlib
@@ -101,7 +102,7 @@ def write_scores(path: pathlib.Path, key: RunKey, scores: EpisodeScores) -> None
 
 
 def read_scores(path: pathlib.Path) -> list[tuple[RunKey, EpisodeScores]]:
-    """Read a ``scores.csv`` of one run or of many.
+    """Read a ``scores.csv`` of one run or of many, or a shard of them, ``.csv.gz``.
 
     Returns:
         One entry a run, in the order of the file.
@@ -110,9 +111,10 @@ def read_scores(path: pathlib.Path) -> list[tuple[RunKey, EpisodeScores]]:
         ValueError: If the file is missing, lacks a column or holds something that is not a number.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        open_text = gzip.open if path.suffix == ".gz" else open
+        with open_text(path, "rt", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read ({error}); run the benchmark again") from error
     if not rows:
         raise ValueError(f"{path} holds no episode; delete the run directory and run again")

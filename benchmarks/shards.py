@@ -1,0 +1,196 @@
+"""Score shards: what a sweep's finished runs scored, packed into small files that are kept in the repository.
+
+Run ``python -m benchmarks.shards runs/main_table`` after a sweep or in the middle of one; runs that are in the shards
+already are left as they are. ``python -m benchmarks.report RUNS_DIR --shards FOLDER`` reads them beside runs, so that a
+table can be made on several machines and days.
+
+A shard ``FOLDER/EXPERIMENT/AGENT-REWARD-DATA-WORLD-IMAGES.csv.gz`` has the columns of ``scores.csv`` for all training
+seeds, conversation by conversation; a JSON file beside it says of each seed what the scores were made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import pathlib
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from benchmarks import runs
+from pasta_gym.trajectories.files import write_json
+
+FOLDER = pathlib.Path("benchmarks/results")
+SUFFIX = ".csv.gz"
+RECORDED = ("config_hash", "models", "privileged", "dataset_id", "git_revision", "wall_seconds")
+
+
+def shard_path(folder: pathlib.Path, key: runs.RunKey) -> pathlib.Path:
+    """Name the shard of a run: one for all training seeds."""
+    return folder / key.experiment / ("-".join((key.agent, key.reward, key.data, key.world, key.images)) + SUFFIX)
+
+
+def sidecar(shard: pathlib.Path) -> pathlib.Path:
+    """Name the file that says what a shard was made with."""
+    return shard.with_name(shard.name.removesuffix(SUFFIX) + ".json")
+
+
+def collect(root: pathlib.Path, folder: pathlib.Path, *, overwrite: bool = False) -> list[pathlib.Path]:
+    """Pack the finished runs under a folder into shards; what the shards hold already is not written again.
+
+    Args:
+        root: Folder of run directories.
+        folder: Folder of shards.
+        overwrite: Put a run in place of one of the same seed that was made with another configuration or other weights.
+
+    Returns:
+        The shards that changed.
+
+    Raises:
+        ValueError: If there is no finished run, a file is broken, or a shard holds a seed made otherwise.
+    """
+    finished, _, _ = runs.find_runs(root)
+    if not finished:
+        raise ValueError(f"{root} holds no finished run; run python -m benchmarks.run --multirun first")
+    by_shard: dict[pathlib.Path, list[runs.Run]] = defaultdict(list)
+    for run in finished:
+        by_shard[shard_path(folder, run.key)].append(run)
+    return [path for path, own in sorted(by_shard.items()) if _add(path, own, overwrite=overwrite)]
+
+
+def _add(path: pathlib.Path, finished: list[runs.Run], *, overwrite: bool) -> bool:
+    records: dict[str, dict[str, Any]] = runs.read_json(sidecar(path)) or {}
+    new = {}
+    for run in finished:
+        name, identity = str(run.key.seed), {n: run.metadata.get(n) for n in ("config_hash", "models")}
+        held = records.get(name)
+        if held is not None and all(held.get(n) == value for n, value in identity.items()):
+            continue
+        if held is not None and not overwrite:
+            raise ValueError(
+                f"{path} holds seed {name} made with {held.get('config_hash')} on weights {held.get('models')}, now "
+                f"{identity['config_hash']} on {identity['models']}; pass --overwrite to replace those scores"
+            )
+        new[name] = run
+    if not new:
+        return False
+    header, rows = _read_rows(path) if records else (None, {})
+    rows = {name: lines for name, lines in rows.items() if name in records and name not in new}
+    for name, run in new.items():
+        own_header, own = _split((run.folder / runs.SCORES).read_text(encoding="utf-8").splitlines())
+        if header not in (None, own_header):
+            raise ValueError(
+                f"{run.folder} has other columns than {path}: {own_header}; delete the shard and collect again"
+            )
+        header, rows[name] = own_header, own[name]
+        records[name] = {n: run.metadata.get(n) for n in RECORDED}
+    # Conversation by conversation: what seeds share, such as the prompt, then stands together and packs well.
+    ordered = sorted((episode, int(name), line) for name, lines in rows.items() for episode, line in lines)
+    text = "\n".join([str(header), *(line for _, _, line in ordered)]) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))  # no time: equal content, equal bytes
+    partial.replace(path)
+    write_json(sidecar(path), records)
+    return True
+
+
+Rows = dict[str, list[tuple[int, str]]]
+"""For each training seed, the number of each episode and its line."""
+
+
+def _split(lines: list[str]) -> tuple[str, Rows]:
+    fields = next(csv.reader(lines[:1]))
+    seed, episode = fields.index("seed"), fields.index("episode")
+    rows: Rows = defaultdict(list)
+    for line, values in zip(lines[1:], csv.reader(lines[1:]), strict=True):
+        rows[values[seed]].append((int(values[episode]), line))
+    return lines[0], dict(rows)
+
+
+def _read_rows(path: pathlib.Path) -> tuple[str, Rows]:
+    try:
+        return _split(gzip.decompress(path.read_bytes()).decode().splitlines())
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is broken ({error!r}); delete it and its .json, and collect again") from error
+
+
+def shards_under(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Find the shards under a folder.
+
+    Raises:
+        ValueError: If the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; pass the folder that benchmarks.shards wrote to")
+    return iter(sorted(folder.rglob(f"*{SUFFIX}")))
+
+
+def read(folder: pathlib.Path) -> list[runs.Run]:
+    """Read all runs in the shards under a folder.
+
+    Raises:
+        ValueError: If the folder does not exist or a shard is broken.
+    """
+    found = []
+    for path in shards_under(folder):
+        records = runs.read_json(sidecar(path)) or {}
+        for key, scores in runs.read_scores(path):
+            if str(key.seed) in records:
+                found.append(runs.Run(key, path, records[str(key.seed)], scores))
+    return found
+
+
+def finished_in(folder: pathlib.Path) -> set[tuple[Any, ...]]:
+    """List configuration hash, weights and seed of all runs in the shards under a folder, if there is one."""
+    found: set[tuple[Any, ...]] = set()
+    for path in shards_under(folder) if folder.is_dir() else ():
+        records = runs.read_json(sidecar(path)) or {}
+        found |= {(r["config_hash"], r["models"], int(seed)) for seed, r in records.items()}
+    return found
+
+
+def beside(finished: Iterable[runs.Run], folder: pathlib.Path) -> list[runs.Run]:
+    """Return the runs in shards that are not among the finished runs of this machine."""
+    have = {replace(run.key, config_hash="") for run in finished}
+    return [run for run in read(folder) if replace(run.key, config_hash="") not in have]
+
+
+def joined_scores(root: pathlib.Path, folder: pathlib.Path | None) -> str:
+    """Join the scores of all finished runs under a folder, and of those that only shards hold, under one header."""
+    text = runs.joined_scores(root)
+    if folder is None:
+        return text
+    wanted: dict[pathlib.Path, list[str]] = defaultdict(list)
+    for run in beside(runs.find_runs(root)[0], folder):
+        wanted[run.folder].append(str(run.key.seed))
+    lines = text.splitlines()
+    for path, seeds in wanted.items():
+        header, rows = _read_rows(path)
+        lines = lines or [header]
+        lines += [line for seed in seeds for _, line in rows[seed]]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Pack runs into shards and name those that changed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shards", description=__doc__)
+    parser.add_argument("runs", type=pathlib.Path, help="folder that benchmarks.run wrote to")
+    parser.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder of shards, one folder an experiment")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace seeds made with another configuration or weights"
+    )
+    given = parser.parse_args(arguments)
+    changed = collect(given.runs, given.out, overwrite=given.overwrite)
+    for path in changed:
+        sys.stdout.write(f"wrote {path}, {path.stat().st_size / 1000:.0f} kB\n")
+    if not changed:
+        sys.stdout.write(f"{given.out} holds all of {given.runs} already\n")
+
+
+if __name__ == "__main__":
+    main()
