@@ -159,7 +159,7 @@ def _warm_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.grid", "benchmarks.warm"])
+    context.set_forkserver_preload(["benchmarks.warm"])
     return context
 
 

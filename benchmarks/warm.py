@@ -4,6 +4,7 @@ import torch._dynamo  # torch imports it with the first optimiser
 
 import agents.iql
 import agents.slateq
+import benchmarks.report
 import benchmarks.run
 from pasta_gym.torchvision_ops import ensure_importable
 
