@@ -61,7 +61,8 @@ def _normalised(vectors: FloatArray) -> FloatArray:
 
 def in_precision(array: FloatArray, dtype: torch.dtype) -> FloatArray:
     """Convert to another precision; torch does it to and from float16 many times faster than numpy, bit for bit."""
-    converted: FloatArray = torch.from_numpy(np.ascontiguousarray(array)).to(dtype).numpy()
+    # Copied where it cannot be written to: torch warns about such arrays, though nothing writes to this one.
+    converted: FloatArray = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(dtype).numpy()
     return converted
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,11 +12,22 @@ from agents.choice_mixture import (
     TasteWeights,
     choice_log_likelihoods,
     column_features,
+    in_precision,
     posterior,
     reward_log_likelihoods,
     running_posteriors,
 )
 from tests.agents.toy_world import ToyWorld
+
+
+def test_precision_is_changed_as_numpy_does_it():
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal(20_000) * 10.0 ** rng.uniform(-9, 4, 20_000)).astype(np.float32)
+    values.flags.writeable = False  # as memory-mapped files are
+    half = in_precision(values, torch.float16)
+    assert half.dtype == np.float16
+    assert (half == values.astype(np.float16)).all()
+    assert (in_precision(half[::3], torch.float32) == half[::3].astype(np.float32)).all()
 
 
 def test_column_features_by_hand():

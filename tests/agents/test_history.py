@@ -103,6 +103,32 @@ def test_the_encoder_reads_seen_turns_in_any_order_and_nothing_else(logged):
     assert not torch.allclose(encode(replace(histories, past=histories.past + noise))[1], context, atol=1e-3)
 
 
+def test_the_context_is_the_softmax_of_the_start_plus_each_seen_turns_evidence(logged):
+    encode = encoder()
+    with torch.no_grad():
+        encode.history.start.copy_(torch.tensor([0.5, 0.0, -1.0, 0.25]))
+    turns = torch.tensor([0, 3, 1, 0, 2, 3])
+    histories = logged.histories(torch.arange(6), turns)
+    for i, n_seen in enumerate(turns):
+        total = encode.history.start.clone()
+        for prompt, image, slate in histories.past[i, :n_seen]:
+            image, slate = encode.images(image), encode.images(slate)
+            total += encode.history.turn(torch.cat([encode.prompts(prompt), image, image - slate])[None])[0]
+        assert torch.allclose(encode(histories)[1][i, 2:], torch.softmax(total, 0), atol=1e-5), i
+    nobody = logged.histories(torch.arange(3), torch.zeros(3, dtype=torch.int64))
+    assert torch.allclose(encode(nobody)[1][:, 2:], torch.softmax(encode.history.start, 0).expand(3, -1))
+
+
+def test_a_learner_that_reads_no_past_gathers_none(data, logged):
+    spare = LoggedHistories(data, logged.belief.numpy(), reads_past=False)
+    episodes, turns = torch.arange(8), torch.arange(8) % (WORLD.horizon + 1)
+    without, whole = spare.histories(episodes, turns), logged.histories(episodes, turns)
+    assert without.past.shape == (8, 0, 3, whole.past.shape[3])
+    for field in fields(whole):
+        if field.name != "past":
+            assert torch.equal(getattr(without, field.name), getattr(whole, field.name)), field.name
+
+
 def test_context_average_by_hand():
     # 5 for everybody, plus 1 * .25 + 3 * .75.
     assert context_average(torch.tensor([5.0, 1.0, 3.0]), torch.tensor([0.25, 0.75])).item() == pytest.approx(7.5)
