@@ -1,4 +1,4 @@
-"""Planted raters in the environment, what they say, and the rewards that the learned model writes into their sessions."""
+"""Planted raters in the environment, what they say, and the rewards that the learned model gives their sessions."""
 
 import dataclasses
 import json
