@@ -1,9 +1,7 @@
-"""How comparisons of agents are written: Markdown and HTML for the report, a file of numbers, figures of profiles."""
+"""How comparisons of agents are written: Markdown for the report, a file of numbers, figures of profiles."""
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -152,24 +150,6 @@ def section(comparison: Comparison) -> list[str]:
     return [*lines, "### Power", "", *(f"- {line}" for line in power_lines(comparison)), ""]
 
 
-def html_section(comparison: Comparison, picture: bytes) -> str:
-    """Write a comparison as a part of the HTML page, with its profiles as PNG bytes."""
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell.replace(chr(92), ''))}</{tag}>" for cell in row) + "</tr>"
-
-    parts = [f"<h2>Statistics of {html.escape(comparison.title)}</h2>"]
-    for table in tables(comparison):
-        rows = "".join(cells(row, "td") for row in table.rows)
-        parts.append(f"<h3>{html.escape(table.heading)}</h3><p>{html.escape(table.meaning)}</p>")
-        parts.append(f"<table>{cells(table.header, 'th')}{rows}</table>")
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in power_lines(comparison))
-    encoded = base64.b64encode(picture).decode()
-    parts.append(f"<h3>Power</h3><ul>{lines}</ul>")
-    parts.append(f'<img alt="performance profiles" src="data:image/png;base64,{encoded}">')
-    return "".join(parts)
-
-
 def _summary(comparison: Comparison) -> dict[str, Any]:
     def triple(made: Interval) -> dict[str, float]:
         return {"estimate": made.estimate, "low": made.low, "high": made.high}
@@ -209,7 +189,7 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
 
 def write(
     reports: Sequence[Report], folder: pathlib.Path, *, n_replicates: int = 2000
-) -> tuple[str, str, list[pathlib.Path]]:
+) -> tuple[str, list[Comparison], list[pathlib.Path]]:
     """Compare, and write ``statistics.json`` and one figure of profiles an experiment.
 
     Args:
@@ -218,14 +198,13 @@ def write(
         n_replicates: Bootstrap replicates of each interval.
 
     Returns:
-        Markdown and HTML for the report, both empty where there is nothing to compare, and the files written.
+        Markdown for the report, the comparisons, and the files written; all empty where there is nothing to compare.
     """
     comparisons = compare(reports, n_replicates=n_replicates)
     if not comparisons:
-        return "", "", []
+        return "", [], []
     written = [folder / "statistics.json"]
     write_json(written[0], {"experiments": [_summary(comparison) for comparison in comparisons]})
-    pages = []
     for number, comparison in enumerate(comparisons):
         path = folder / ("profiles.png" if number == 0 else f"profiles_{number + 1}.png")
         profiles.draw_profiles(
@@ -235,7 +214,6 @@ def write(
             comparison.conversation_scores,
             path,
         )
-        pages.append(html_section(comparison, path.read_bytes()))
         written.append(path)
     text = "\n".join(line for comparison in comparisons for line in section(comparison))
-    return f"\n{text}", "".join(pages), written
+    return f"\n{text}", comparisons, written

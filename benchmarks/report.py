@@ -8,9 +8,7 @@ there is something to compare, and prints the table.
 from __future__ import annotations
 
 import argparse
-import base64
 import datetime
-import html
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import comparison_pages, held_out, runs, shards, stats, transfer
+from benchmarks import comparison_pages, held_out, html_report, runs, shards, stats, transfer
 from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
 from benchmarks.pages import fill_block
 from benchmarks.stats import Interval, Scores
@@ -344,38 +342,6 @@ def draw(report: Report, path: pathlib.Path) -> None:
     figure.savefig(path, dpi=140)
 
 
-def page(reports: list[Report], figures: list[bytes], statistics: str = "") -> str:
-    """Write one self-contained HTML page: tables, checks, figures and statistics, no scripts and no links out."""
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>PASTA Gym benchmark</title>"
-        "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}"
-        "td+td{font-variant-numeric:tabular-nums}.no{color:#a00;font-weight:bold}img{max-width:100%}</style>"
-        "<h1>PASTA Gym benchmark</h1>"
-    ]
-    for report, figure in zip(reports, figures, strict=True):
-        header, rows = table_rows(report)
-        cells = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c.replace(MARK, ' *'))}</td>" for c in row) + "</tr>" for row in rows
-        )
-        parts.append(f"<h2>{html.escape(report.title)}</h2><table><tr>")
-        parts.append("".join(f"<th>{html.escape(c)}</th>" for c in header) + f"</tr>{cells}</table>")
-        parts.append(
-            "<p>Mean [95% interval] over training seeds and episodes. Returns are 10 x utility. Normalised: 0 is "
-            "random, 1 the myopic clairvoyant. * uses insides of the environment.</p><ul>"
-        )
-        words = {True: "yes", False: "<span class=no>NO</span>", None: "not run"}
-        parts += [f"<li>{words[c.passed]}: {html.escape(f'{c.claim}: {c.found}')}</li>" for c in report.checks]
-        parts += [
-            f"<li class=no>failed: {html.escape(str(f['folder']))}: {html.escape(str(f.get('error')))}</li>"
-            for f in report.failed
-        ]
-        parts += [f"<li class=no>unfinished: {html.escape(str(folder))}</li>" for folder in report.open_runs]
-        picture = base64.b64encode(figure).decode()
-        parts.append(f'</ul><img alt="scores with intervals" src="data:image/png;base64,{picture}">')
-    return "".join(parts) + statistics + "</html>\n"
-
-
 def write_report(
     root: pathlib.Path, *, n_replicates: int = 2000, shards_folder: pathlib.Path | None = None
 ) -> tuple[str, list[pathlib.Path]]:
@@ -394,9 +360,10 @@ def write_report(
     reports = make_reports(root, n_replicates=n_replicates, shards_folder=shards_folder)
     folder = root / "report"
     folder.mkdir(exist_ok=True)
-    text = "\n".join(markdown(report) for report in reports)
+    texts = [markdown(report) for report in reports]
+    text = "\n".join(texts)
     written = [folder / "table.md", folder / "scores.csv", folder / "summary.json", folder / "report.html"]
-    statistics, statistics_page, statistics_files = comparison_pages.write(reports, folder, n_replicates=n_replicates)
+    statistics, comparisons, statistics_files = comparison_pages.write(reports, folder, n_replicates=n_replicates)
     write_text(written[0], text + statistics)
     write_text(written[1], shards.joined_scores(root, shards_folder))
     write_json(written[2], [_summary(report) for report in reports])
@@ -404,9 +371,11 @@ def write_report(
     for number, report in enumerate(reports):
         path = folder / ("figure.png" if number == 0 else f"figure_{number + 1}.png")
         draw(report, path)
-        figures.append(path.read_bytes())
-        written.append(path)
-    write_text(written[3], page(reports, figures, statistics_page))
+        figures.append(path)
+    drawn = [*figures, *(path for path in statistics_files if path.suffix == ".png")]
+    rest = text.removeprefix("\n".join(texts)) + statistics
+    html_report.write(written[3], root, reports, texts, rest=rest, comparisons=comparisons, drawn=drawn)
+    written += figures
     return text, written + statistics_files
 
 

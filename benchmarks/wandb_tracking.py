@@ -173,7 +173,7 @@ def open_wandb(
     }
     quiet = {"silent": True, "console": "off", "x_disable_stats": True, "disable_git": True}
     mode, reason = wandb_mode(config.wandb), ""
-    if mode == "online" and not _has_account(wandb.Settings().base_url):
+    if mode == "online" and not has_account(wandb.Settings().base_url):
         mode, reason = "offline", "no account on this machine; `wandb login` adds one"
     if mode == "online":
         before = set(folder.glob("wandb/*"))
@@ -262,7 +262,7 @@ def wandb_mode(wanted: str) -> str:
     return from_user if from_user in ("online", "offline", "disabled") else "online"
 
 
-def _has_account(server: str) -> bool:
+def has_account(server: str) -> bool:
     """Whether a key for a W&B server is in the environment or in the user's netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True

@@ -199,21 +199,19 @@ def test_no_interval_shows_a_negative_zero():
 
 def test_all_that_is_written_says_the_same_and_is_the_same_again(tmp_path):
     reports = [make_report(sparse=planted(0), dense=planted(1, scale=5))]
-    text, page, written = comparison_pages.write(reports, tmp_path, n_replicates=60)
+    text, comparisons, written = comparison_pages.write(reports, tmp_path, n_replicates=60)
     assert [path.name for path in written] == ["statistics.json", "profiles.png"]
     [made] = json.loads((tmp_path / "statistics.json").read_text())["experiments"]
     [again] = compare(reports, n_replicates=60)
     assert text == "\n" + "\n".join(comparison_pages.section(again))
     assert made == json.loads(json.dumps(comparison_pages._summary(again)))
+    assert [comparison.title for comparison in comparisons] == [again.title]
     found = made["interquartile_mean"]["iql"]
     row = f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
     assert f"| iql | 6 | {row} |" in text
-    assert f"<td>iql</td><td>6</td><td>{row}</td>" in page
     assert "blind_slate_aware \\*" in text
-    assert "<td>blind_slate_aware *</td>" in page
     for heading in ("Aggregates", "Probability of improvement", "Paired differences", "Power"):
         assert f"### {heading}\n" in text
-        assert f"<h3>{heading}</h3>" in page
     lengths = {len(row.split("|")) for row in re.findall(r"^\| iql .*\|$", text, flags=re.MULTILINE)}
     assert lengths == {6, 10}
     entry = made["paired_differences"][1]
@@ -224,5 +222,5 @@ def test_all_that_is_written_says_the_same_and_is_the_same_again(tmp_path):
 
 def test_nothing_to_compare_writes_nothing(tmp_path):
     returns = {**planted(0), "iql": planted(0)["iql"][:1]}
-    assert comparison_pages.write([make_report(sparse=returns)], tmp_path) == ("", "", [])
+    assert comparison_pages.write([make_report(sparse=returns)], tmp_path) == ("", [], [])
     assert list(tmp_path.iterdir()) == []
