@@ -26,7 +26,8 @@ from agents import Agent, LearningAgent
 from benchmarks import runs
 from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
-from benchmarks.tracking import Tracker, make_tracker
+from benchmarks.tracking import Artifact, Tracker, make_tracker
+from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.trajectories import TrajectoryDataset, provenance
 from pasta_gym.trajectories.dataset import Reward
 from pasta_gym.trajectories.files import whole_folder, write_json, write_text
@@ -34,6 +35,8 @@ from pasta_gym.trajectories.regimes import dataset_of
 
 logger = logging.getLogger(__name__)
 DIFFUSION_BATCH = 16
+# What of metadata.json a dashboard's table of runs shows.
+OF_OUTCOME = ("privileged", "dataset_id", "git_revision", "wall_seconds")
 
 
 def run(settings: Settings) -> pathlib.Path:
@@ -75,6 +78,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             run_id=settings.key.config_hash,
             name="-".join(folder.parts[-7:]),
             settings=settings.resolved,
+            key=asdict(settings.key),
         )
         try:
             dataset_id = None
@@ -84,12 +88,8 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             tracker.log(summary(scores) | {"evaluation/seconds": seconds})
             if settings.tracking.pictures:
                 _send_slates(settings, agent, tracker)
-        finally:
-            tracker.finish()
-        runs.write_scores(folder / runs.SCORES, settings.key, scores)
-        write_json(
-            folder / runs.METADATA,
-            {
+            runs.write_scores(folder / runs.SCORES, settings.key, scores)
+            metadata = {
                 **identity,
                 "privileged": bool(getattr(agent, "privileged", False)),
                 "dataset_id": dataset_id,
@@ -98,8 +98,12 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
                 "packages": provenance.package_versions(),
                 "environment": asdict(settings.environment),
                 "wall_seconds": round(time.monotonic() - began, 1),
-            },
-        )
+            }
+            _send_artifacts(settings, folder, tracker)
+            tracker.outcome(folder / runs.SCORES, {name: metadata[name] for name in OF_OUTCOME})
+        finally:
+            tracker.finish()
+        write_json(folder / runs.METADATA, metadata)
         shutil.rmtree(folder / runs.PARTS, ignore_errors=True)
     finally:
         envs.close()
@@ -151,10 +155,26 @@ def _learned(
         tracker.log({"training/seconds": time.monotonic() - began})
         with whole_folder(checkpoint) as partial:
             agent.save(partial)
-            write_json(partial / "data.json", {"dataset_id": dataset.metadata["dataset_id"]})
+            parts = [part["dataset_id"] for part in dataset.metadata.get("parts", ())]
+            dataset_id = dataset.metadata["dataset_id"]
+            write_json(partial / "data.json", {"dataset_id": dataset_id, "parts": sorted(set(parts)) or [dataset_id]})
     dataset_id = (runs.read_json(checkpoint / "data.json") or {}).get("dataset_id")
     # The stored agent is the one that is scored, so that a checkpoint's scores are those of its run.
     return type(agent).load(checkpoint), dataset_id
+
+
+def _send_artifacts(settings: Settings, folder: pathlib.Path, tracker: Tracker) -> None:
+    """Send what was trained here, and the cached datasets that it learned from."""
+    learned_from = runs.read_json(folder / runs.CHECKPOINT / "data.json")
+    if learned_from is None:
+        return
+    for dataset_id in learned_from.get("parts", [learned_from["dataset_id"]]):
+        source = cache_directory() / "trajectories" / dataset_id
+        facts = runs.read_json(source / "metadata.json")
+        if facts is not None:
+            tracker.artifact(Artifact(f"dataset-{dataset_id}", "dataset", source, facts))
+    facts = {**asdict(settings.key), "dataset_id": learned_from["dataset_id"]}
+    tracker.artifact(Artifact(f"checkpoint-{settings.key.config_hash}", "model", folder / runs.CHECKPOINT, facts))
 
 
 def _prefixed(metrics: dict[str, float]) -> dict[str, float]:

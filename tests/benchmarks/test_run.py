@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
 
-from benchmarks import diffusion_scores, report, runs
+from benchmarks import diffusion_scores, html_report, report, runs
 from benchmarks import run as run_module
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.run import run
@@ -335,3 +336,58 @@ def test_a_folder_in_an_agents_configuration_counts_by_the_weights_in_it(tmp_pat
 
     assert hash_with(tmp_path / "here", b"1") == hash_with(tmp_path / "there", b"1")
     assert hash_with(tmp_path / "here", b"1") != hash_with(tmp_path / "there", b"2")
+
+
+def test_a_dashboard_is_told_what_a_run_is_made_and_learned_from(configure, monkeypatch):
+    class Listener:
+        def __init__(self):
+            self.artifacts, self.outcomes, self.calls = [], [], []
+
+        def log(self, metrics):
+            self.calls.append("log")
+
+        def artifact(self, artifact):
+            self.artifacts.append(artifact)
+
+        def outcome(self, scores, facts):
+            assert len(runs.read_scores(scores)[0][1]) == 10
+            self.outcomes.append(facts)
+            self.calls.append("outcome")
+
+        def finish(self):
+            self.calls.append("finish")
+
+    told, opened = [], []
+
+    def make_tracker(config, folder, **named):
+        opened.append(named)
+        told.append(Listener())
+        return told[-1]
+
+    monkeypatch.setattr(run_module, "make_tracker", make_tracker)
+    folder = run(read_settings(configure("seed=2")))
+    metadata = json.loads((folder / "metadata.json").read_text())
+    dataset, model = told[0].artifacts
+    assert (dataset.name, dataset.kind) == (f"dataset-{metadata['dataset_id']}", "dataset")
+    assert dataset.facts == json.loads((dataset.folder / "metadata.json").read_text())
+    assert (model.kind, model.folder) == ("model", folder / "checkpoint")
+    assert (model.facts["agent"], model.facts["dataset_id"]) == ("own", metadata["dataset_id"])
+    assert told[0].outcomes == [
+        {name: metadata[name] for name in ("privileged", "dataset_id", "git_revision", "wall_seconds")}
+    ]
+    assert told[0].calls[-2:] == ["outcome", "finish"]
+    assert (opened[0]["key"]["experiment"], opened[0]["key"]["agent"]) == ("default", "own")
+    run(read_settings(configure(f"checkpoint={folder}", "images=diffusion", agent=None)))
+    assert told[1].artifacts == []  # nothing was trained there
+
+
+def test_the_command_of_the_report_makes_the_same_run(configure, tmp_path):
+    folder = run(read_settings(configure("seed=2")))
+    [made], _, _ = runs.find_runs(folder)
+    words = shlex.split(html_report.command(made))
+    assert words[:3] == ["python", "-m", "benchmarks.run"]
+    named = dict(zip(words[3::2], words[4::2], strict=False))
+    with initialize_config_dir(named["--config-dir"], version_base="1.3"):
+        again = read_settings(compose(named["--config-name"], [f"runs={tmp_path / 'again'}", *words[7:]]))
+    assert again.key == made.key
+    assert rows_of(run(again)) == rows_of(folder)
