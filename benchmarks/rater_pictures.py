@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m benchmarks.rater_pictures", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--images", default="painter,diffusion", help="hands, with commas between")
-    parser.add_argument("--sessions", type=int, default=15)
+    parser.add_argument("--sessions", type=int, default=12)
     parser.add_argument("--pool", type=pathlib.Path, default=pathlib.Path(POOL))
     parser.add_argument("--labels", type=pathlib.Path, default=pathlib.Path(LABELS))
     parser.add_argument("--page", type=pathlib.Path, help="also put the table into this page's block `pictures`")
@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(hands, given.sessions, RaterSessionsConfig.n_episodes)
     if given.page:
         day = datetime.datetime.now(tz=datetime.UTC).date()
-        fill_block(given.page, "pictures", f"Printed by `python -m benchmarks.rater_pictures` on {day}.\n\n{text}")
+        command = f"python -m benchmarks.rater_pictures --images {given.images} --sessions {given.sessions}"
+        fill_block(given.page, "pictures", f"Printed by `{command}` on {day}.\n\n{text}")
     sys.stdout.write(text)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import comparison_pages, held_out, html_report, runs, shards, stats, transfer
 from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
 from benchmarks.pages import fill_block
+from benchmarks.regimes import section as regime_tables
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
 from pasta_gym.types import IntArray
@@ -364,6 +365,7 @@ def write_report(
     text = "\n".join(texts)
     written = [folder / "table.md", folder / "scores.csv", folder / "summary.json", folder / "report.html"]
     statistics, comparisons, statistics_files = comparison_pages.write(reports, folder, n_replicates=n_replicates)
+    text += "\n".join(regime_tables(reports, n_replicates=n_replicates))
     write_text(written[0], text + statistics)
     write_text(written[1], shards.joined_scores(root, shards_folder))
     write_json(written[2], [_summary(report) for report in reports])
