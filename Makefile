@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: benchmark test check lint types spelling format install
+.PHONY: benchmark test check lint types spelling docs format install
 
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.grid $(BENCHMARK_ARGS)
@@ -17,7 +17,7 @@ benchmark: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-check: lint types spelling test
+check: lint types spelling docs test
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -28,6 +28,10 @@ types: $(STAMP)
 
 spelling: $(STAMP)
 	$(BIN)/codespell
+
+# Into build/site. A broken link, anchor or reference is an error; the variable silences a note about other tools.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,20 +1,29 @@
 """The pages tell the truth: their code runs, their links lead somewhere, their tables agree with the code."""
 
+import ast
 import functools
 import inspect
+import itertools
 import pathlib
+import pydoc
 import re
 import textwrap
 
 import gymnasium as gym
 import pytest
+import yaml
 
 import pasta_gym  # noqa: F401  registers the environment
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-# Signatures with shapes in them, for people who change the code: not programs.
-NOT_RUN = {"docs/design.md"}
+# Blocks of Python that no test runs, by page. Each says why in a comment before it: <!-- not run: reason -->.
+NOT_RUN = {"docs/design.md": 4}
+# Pages whose Python is tagged `py`, because a test of their own makes what it reads.
+RUN_ELSEWHERE = {
+    "docs/datasets.md": ROOT / "tests" / "datasets" / "test_datasets_page.py",
+    "docs/user_model_evaluation.md": ROOT / "tests" / "test_docs_user_model.py",
+}
 TOP = ("pasta_gym", "agents", "benchmarks", "conf", "tests", "docs")
 
 
@@ -27,11 +36,16 @@ def text(page):
     return page.read_text()
 
 
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", flags=re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?: *<!-- not run: ?(?P<reason>.*?) -->\n+)?(?P<indent> *)```(?P<tag>\w*)\n(?P<body>.*?)^(?P=indent)```$",
+    flags=re.MULTILINE | re.DOTALL,
+)
 
 
-def fences(page, language):
-    return [textwrap.dedent(body) for _, tag, body in FENCE.findall(text(page)) if tag == language]
+def fences(page, language, *, not_run=False):
+    """Blocks in a language, without their indentation: those that are programs, or those that say why they are not."""
+    found = [match for match in FENCE.finditer(text(page)) if match["tag"] == language]
+    return [textwrap.dedent(match["body"]) for match in found if (match["reason"] is not None) == not_run]
 
 
 def prose(page):
@@ -45,7 +59,7 @@ def slugs(page):
 
 
 def with_python(page):
-    return bool(fences(page, "python")) and name(page) not in NOT_RUN
+    return bool(fences(page, "python"))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if with_python(page)], ids=name)
@@ -54,6 +68,54 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_path)
     namespace = {"__name__": "page"}
     for number, block in enumerate(fences(page, "python")):
         exec(compile(block, f"{name(page)}, block {number}", "exec"), namespace)
+
+
+def test_blocks_that_are_not_run_say_why_and_grow_no_more():
+    unrun = {name(page): len(fences(page, "python", not_run=True)) for page in PAGES}
+    assert {page: n for page, n in unrun.items() if n} == NOT_RUN
+    reasons = [match["reason"] for page in PAGES for match in FENCE.finditer(text(page)) if match["reason"] is not None]
+    assert len(reasons) == sum(NOT_RUN.values()), "only Python is marked as not run"
+    assert all(len(reason.split()) >= 3 for reason in reasons)
+
+
+def test_a_marked_block_is_told_from_others(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\na\n```\n<!-- not run: it needs weights -->\n\n    ```python\n    b\n    ```\n\n```python\nc\n```\n"
+    )
+    assert fences(page, "python") == ["a\n", "c\n"]
+    assert fences(page, "python", not_run=True) == ["b\n"]
+
+
+def test_python_that_is_run_elsewhere_has_its_test():
+    assert {name(page) for page in PAGES if fences(page, "py") or fences(page, "py", not_run=True)} == set(
+        RUN_ELSEWHERE
+    )
+    for page, test in RUN_ELSEWHERE.items():
+        assert pathlib.Path(page).name in test.read_text()
+
+
+def is_python(body):
+    """Whether a block without a language is a program: it parses, and it imports, assigns or calls something."""
+    try:
+        tree = ast.parse(body)
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.Call) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_is_marked_as_python(page):
+    tags = {match["tag"] for match in FENCE.finditer(text(page))}
+    assert tags <= {"", "python", "py", "yaml"}
+    assert not [body for body in fences(page, "") if is_python(body)]
+
+
+def test_a_program_without_a_language_is_seen():
+    assert is_python("gather([a], b)   # -> data\n")
+    assert is_python("import x\n")
+    assert not is_python("make install   # everything\n")
+    assert not is_python("runs/\n  a.csv   one row\n")
 
 
 def test_the_newcomers_example_is_short_and_talks(capsys, monkeypatch, tmp_path):
@@ -100,6 +162,72 @@ def test_every_page_is_reached_from_the_index_or_the_readme():
     linked = {(p.parent / t.split("#")[0]).resolve() for p in start for t in re.findall(r"\]\(([^)\s]+)\)", prose(p))}
     alone = [name(page) for page in PAGES if page not in linked and page not in start and page.parent.name != "agents"]
     assert [page for page in alone if page != "CHANGELOG.md"] == []
+
+
+def loaded_settings():
+    """``mkdocs.yml`` as plain data; what it names by Python path stays a string."""
+
+    class Plain(yaml.SafeLoader):
+        pass
+
+    Plain.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: suffix)
+    return yaml.load((ROOT / "mkdocs.yml").read_text(), Loader=Plain)
+
+
+def leaves(entries):
+    for entry in entries:
+        ((title, target),) = entry.items()
+        if isinstance(target, str):
+            yield title, target
+        else:
+            yield from leaves(target)
+
+
+def test_the_site_has_every_page_in_the_order_of_a_first_reading():
+    nav = loaded_settings()["nav"]
+    assert [title for entry in nav for title in entry] == [
+        *("Home", "Quickstart", "The problem", "Environment", "User model", "Mini world", "Data", "Agents"),
+        *("Benchmarks", "Extending", "Glossary", "What we say no to", "Reference"),
+    ]
+    listed = [target for _, target in leaves(nav)]
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_the_site_is_strict_and_fetches_nothing():
+    settings = loaded_settings()
+    assert settings["strict"] is True
+    assert set(settings["validation"].values()) == {"warn"}
+    assert settings["theme"]["font"] is False
+    assert not re.findall(r"https?://", (ROOT / "mkdocs.yml").read_text())
+    make = (ROOT / "Makefile").read_text()
+    assert re.search(r"^docs:.*\n\t.*mkdocs build .*--strict$", make, flags=re.MULTILINE)
+    assert re.search(r"^make .*\bdocs\b", (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.md")), ids=name)
+def test_the_reference_names_things_that_exist_and_are_documented(page):
+    named = re.findall(r"^::: ([\w.]+)$", text(page), flags=re.MULTILINE)
+    assert named
+    for path in named:
+        found = pydoc.locate(path)
+        assert found is not None, path
+        assert inspect.getdoc(found), path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=name)
+def test_blocks_look_the_same_to_every_reader_of_markdown(page):
+    """Some nest what is indented by four spaces alone, and take a list after text for more of the text."""
+    odd = []
+    for match in FENCE.finditer(text(page)):
+        if len(match["indent"]) % 4:
+            odd.append(match[0].splitlines()[0])
+    lines = prose(page).splitlines()
+    for before, line in itertools.pairwise(lines):
+        item, table = re.match(r"( *)([-*]|\d\.) ", line), re.match(r"( *)\|", line)
+        after_text = before.strip() and not re.match(r" *([-*]|\d\.) |#| |<!--", before)
+        if (item and after_text) or (table and (len(table[1]) % 4 or (after_text and before[0] != "|"))):
+            odd.append(line)
+    assert not odd
 
 
 ENVIRONMENT = ROOT / "docs" / "environment.md"
