@@ -279,7 +279,7 @@ def command(run: Run) -> str:
     return shlex.join(
         [
             *("python", "-m", "benchmarks.run", "--config-dir", str(run.folder), "--config-name", "config"),
-            *("hydra.run.dir=.", "hydra.output_subdir=null"),
+            *("hydra/job_logging=stdout", "hydra.run.dir=.", "hydra.output_subdir=null"),
         ]
     )
 

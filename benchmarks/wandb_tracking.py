@@ -28,6 +28,8 @@ STEP = "step"
 """Name of the gradient step, the x-axis of every training metric."""
 EPISODES = "episodes"
 """Name of the table of episodes."""
+NO_WEAVE = ("WANDB_DISABLE_WEAVE", "true")
+"""W&B takes this repository's `agents` for a language model's and advertises a package to trace it."""
 
 
 class WandbTracker:
@@ -107,7 +109,10 @@ class WandbTracker:
 
     def _send_outcome(self, scores: pathlib.Path, facts: Mapping[str, Any]) -> None:
         columns, rows = episode_table(scores)
-        with _staged_in(self._folder / "wandb" / "staged"):
+        staged = self._folder.resolve() / "wandb" / "staged"
+        staged.mkdir(parents=True, exist_ok=True)
+        # What is not sent yet is kept with the run, not in the user's data directory: `wandb sync` reads it there.
+        with _environment("WANDB_DATA_DIR", str(staged)):
             self._run.log({EPISODES: self._wandb.Table(columns=columns, data=rows)})
         # Plain numbers take the place of {"max": ...}, so that a column of the table has the metric's own name.
         self._run.summary.update(self._last | {EPISODES + "_played": len(rows)} | dict(facts))
@@ -180,7 +185,8 @@ def open_wandb(
         limits = {"init_timeout": config.connect_seconds, "login_timeout": config.connect_seconds}
         limits |= {"finish_timeout": config.finish_seconds, "finish_timeout_raises": True}
         try:
-            run = wandb.init(**named, mode=mode, resume="allow", settings=wandb.Settings(**quiet, **limits))
+            with _environment(*NO_WEAVE):
+                run = wandb.init(**named, mode=mode, resume="allow", settings=wandb.Settings(**quiet, **limits))
         except Exception as error:  # a broken key, no network, no server, no right to the project
             mode, reason = "offline", _in_words(error)
             wandb.teardown()  # W&B's own process takes the id to be in use until it ends
@@ -195,7 +201,8 @@ def open_wandb(
             _remove(attempt)
     (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B writes to the system's temporary folder
     try:
-        run = wandb.init(**named, mode=mode, settings=wandb.Settings(**quiet))
+        with _environment(*NO_WEAVE):
+            run = wandb.init(**named, mode=mode, settings=wandb.Settings(**quiet))
     except Exception as error:
         logger.warning("W&B: off (%s), so numbers go to %s alone", _in_words(error), folder)
         return None
@@ -222,20 +229,16 @@ def _in_words(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _staged_in(folder: pathlib.Path) -> Iterator[None]:
-    """Let W&B keep copies of what it has not sent with the run, not in the user's data directory.
-
-    A run directory then has all that ``wandb sync`` needs of it. A ``WANDB_DATA_DIR`` of the user's own is respected.
-    """
-    if "WANDB_DATA_DIR" in os.environ:
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable for a while, unless the user has set it."""
+    if name in os.environ:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
+    os.environ[name] = value
     try:
         yield
     finally:
-        del os.environ["WANDB_DATA_DIR"]
+        del os.environ[name]
 
 
 def episode_table(scores: pathlib.Path) -> tuple[list[str], list[list[Any]]]:

@@ -320,6 +320,7 @@ def test_the_real_package_writes_offline_runs_with_all_that_the_files_have(tmp_p
     program = textwrap.dedent(A_SWEEP.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path)))
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+    assert "Weave" not in ended.stderr
     said = [line[:27] for line in ended.stderr.splitlines() if line.startswith("W&B:")]
     assert said == ["W&B: offline (Authenticatio", "W&B: offline (CommError: Fa", "W&B: offline; `wandb sync` "]
     for part in ("broken key", "no network", "offline"):
