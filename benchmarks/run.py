@@ -214,6 +214,7 @@ def _send_slates(settings: Settings, agent: Agent, tracker: Tracker) -> None:
         """The same environment; it sends a picture after each turn."""
 
         num_envs = 1
+        world = envs.world
         texts = staticmethod(envs.texts)
         reset = staticmethod(envs.reset)
 

@@ -393,3 +393,11 @@ def test_the_command_of_the_report_makes_the_same_run(configure, tmp_path):
         again = read_settings(compose(named["--config-name"], [f"runs={tmp_path / 'again'}", *others]))
     assert again.key == made.key
     assert rows_of(run(again)) == rows_of(folder)
+
+
+def test_a_run_keeps_the_slates_of_one_conversation(configure):
+    folder = run(read_settings(configure("+tracking.pictures=true", agent="agents.random_slate.RandomAgent")))
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert names == [f"slates-turn_{turn}.png" for turn in range(1, 5)]
+    [made], _, _ = runs.find_runs(folder)
+    assert html_report.pictures([made]).count("<img") == 4
