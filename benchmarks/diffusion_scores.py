@@ -19,6 +19,9 @@ from pasta_gym.trajectories.files import write_text
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "diffusion_scores.csv"
 
+_PARENTS = 6
+"""From a run directory up to the folder of all runs: see ``runs.RunKey.folder``."""
+
 
 def diffusion_settings(
     source: pathlib.Path, *, agents: Sequence[str], rewards: Sequence[str], seeds: Sequence[int], n_episodes: int
@@ -57,6 +60,8 @@ def _moved(found: runs.Run, n_episodes: int) -> run.Settings:
     saved = runs.saved_config(found.folder)
     has_checkpoint = (found.folder / runs.CHECKPOINT).is_dir()
     changes = {
+        # Beside the run, wherever that lies now, and not where it was made.
+        "runs": str(found.folder.resolve().parents[_PARENTS]),
         "images": "diffusion",
         "experiment_name": f"{found.key.experiment}_diffusion",
         "checkpoint": str(found.folder) if has_checkpoint else None,

@@ -187,9 +187,11 @@ def test_the_transfer_sweep_has_a_number_of_episodes_for_each_of_its_image_model
 def test_scores_on_diffusion_are_joined_for_every_agent(configure, tmp_path):
     learned = run(read_settings(configure()))
     run(read_settings(configure(agent="agents.random_slate.RandomAgent", name="random")))
-    source = learned.parents[5]
+    moved = learned.parents[6].rename(tmp_path / "moved")
+    source = moved / learned.parents[5].name
     chosen = {"seeds": [0], "n_episodes": 3}
     wanted = diffusion_scores.diffusion_settings(source, agents=["own", "random"], rewards=["sparse"], **chosen)
+    assert all(settings.folder.is_relative_to(moved) for settings in wanted)
     alone = diffusion_scores.diffusion_settings(source, agents=["own"], rewards=["sparse"], **chosen)
     assert [s.key for s in alone] == [s.key for s in wanted if s.key.agent == "own"]
     assert sorted(s.key.agent for s in wanted) == ["own", "random"]
