@@ -149,7 +149,8 @@ def markdown(made: Tables) -> str:
             "|---|---|---|---|",
             *(f"| {name} | {' | '.join(_text(i) for i in gain)} |" for name, gain in made.gains.items()),
         ]
-    lines += ["", *(f"- {rater_verdicts.sentence(orders, judge)}" for judge, orders in made.orders.items())]
+    if len(made.heard) > 1:
+        lines += ["", *(f"- {rater_verdicts.sentence(orders, judge)}" for judge, orders in made.orders.items())]
     return "\n".join(lines) + "\n"
 
 
