@@ -168,7 +168,7 @@ def joined_scores(root: pathlib.Path, folder: pathlib.Path | None) -> str:
     wanted: dict[pathlib.Path, list[str]] = defaultdict(list)
     for run in beside(runs.find_runs(root)[0], folder):
         wanted[run.folder].append(str(run.key.seed))
-    lines = text.splitlines()
+    lines = text.strip().splitlines()
     for path, seeds in wanted.items():
         header, rows = _read_rows(path)
         lines = lines or [header]
