@@ -12,6 +12,7 @@ import functools
 import logging
 import pathlib
 import shutil
+import sys
 import time
 import traceback
 from dataclasses import asdict, replace
@@ -231,6 +232,10 @@ def _send_slates(settings: Settings, agent: Agent, tracker: Tracker) -> None:
         evaluate(agent, Watched(), replace(settings.evaluation, n_episodes=1), agent_seed=settings.resolved["seed"])
     finally:
         envs.close()
+
+
+# Hydra finds sweepers in a package named hydra_plugins, wherever it is importable from.
+sys.path.append(str(pathlib.Path(__file__).parent / "plugins"))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="run")

@@ -1,4 +1,4 @@
-"""The benchmark's sweeper, where Hydra looks for sweepers; what it does is in ``benchmarks.sweep``."""
+"""The benchmark's sweeper, in the package where Hydra looks for sweepers; what it does is in ``benchmarks.sweep``."""
 
 from __future__ import annotations
 
