@@ -1,8 +1,8 @@
 """Sweeps: which jobs there are, which of them are left, and doing those.
 
 ``python -m benchmarks.run --multirun experiment=NAME`` comes here through the sweeper in
-``benchmarks/plugins/hydra_plugins``. Hydra's launchers do the jobs: one after the other, several on one machine (joblib),
-or on a cluster (submitit).
+``benchmarks/plugins/hydra_plugins``. Hydra's launchers do the jobs: one after the other, several on one machine
+(joblib), or on a cluster (submitit).
 """
 
 from __future__ import annotations
