@@ -11,6 +11,8 @@ from benchmarks.run import CONFIG_FOLDER
 
 NAMES = sorted(path.stem for path in pathlib.Path(CONFIG_FOLDER, "agent").glob("*.yaml"))
 
+SWEEPS = sorted({p.stem for p in pathlib.Path(CONFIG_FOLDER, "experiment").glob("*.yaml")} - {"default"})
+
 
 def composed(*overrides):
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -30,8 +32,11 @@ def test_every_configured_agent_is_called_like_its_file_and_can_be_built(name):
     assert agent.privileged == name.endswith("_privileged")
 
 
-@pytest.mark.parametrize("experiment", ["ablation", "main_table", "references", "small"])
+@pytest.mark.parametrize("experiment", SWEEPS)
 def test_every_agent_of_a_sweep_is_configured(experiment):
-    agents = composed(f"experiment={experiment}").hydra.sweeper.params.agent.split(",")
-    assert set(agents) <= set(NAMES)
-    assert len(set(agents)) == len(agents)
+    sweeper = composed(f"experiment={experiment}").hydra.sweeper
+    agents = [grid.agent.split(",") for grid in (sweeper.params, *sweeper.get("grids", ())) if "agent" in grid]
+    assert agents
+    for listed in agents:
+        assert set(listed) <= set(NAMES)
+        assert len(set(listed)) == len(listed)
