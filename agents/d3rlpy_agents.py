@@ -44,14 +44,14 @@ class D3RLPyConfig:
 
     algorithm: Algorithm = "iql"
     observation: RowForm = "summary"
-    steps: int = 5000
+    steps: int = 2000
     batch_size: int = 128
     learning_rate: float = 3e-4
     width: int = 256
     n_layers: int = 2
     discount: float = 1.0
     reward_scale: float = 0.1
-    log_every: int = 500
+    log_every: int = 200
     settings: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
