@@ -11,10 +11,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import torch
 
-from agents import Log, Observations, check_observations
+from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.history import check_dataset
-from agents.observation_rows import LoggedRows, RowForm, Rows, Standard, check_row_form, rows_of_observations
+from agents.observation_rows import LoggedRows, RowForm, Rows, Standard, check_row_form, checked_rows
 from agents.slate_actions import ScoreActions, SlateNumbers
 from agents.slate_selection import rounded
 from pasta_gym.trajectories import TrajectoryDataset
@@ -208,15 +208,8 @@ class D3RLPyAgent:
             ValueError: If the agent is not trained or has diverged, or the observations are malformed.
         """
         self._trained()
-        _, slate_size = check_observations(observations)
-        categories = np.asarray(observations["categories"])
-        rows = rows_of_observations(observations, self.config.observation)
-        for name, found in (("slate_size", slate_size), ("n_candidates", categories.shape[1]), ("row", rows.shape[1])):
-            if found != self._sizes[name]:
-                raise ValueError(
-                    f"{self.name} was trained with {name} {self._sizes[name]}, got {found}; train it for these sizes"
-                )
-        return self._slates(rows, categories)
+        rows = checked_rows(observations, self.config.observation, self._sizes, self.name)
+        return self._slates(rows, np.asarray(observations["categories"]))
 
     def save(self, folder: Path) -> None:
         """Write ``agent.safetensors`` and ``agent.json`` into ``folder``: weights and statistics, no optimiser.
@@ -226,9 +219,7 @@ class D3RLPyAgent:
         """
         modules = self._modules()
         assert self._standard is not None
-        # Networks that share parameters (a module and its own list) would share memory, which safetensors refuses.
-        tensors = {f"network.{name}": tensor.clone() for name, tensor in modules.state_dict().items()}
-        tensors |= self._standard.tensors()
+        tensors = self._standard.tensors_with(modules)
         write_checkpoint(folder, kind="d3rlpy", name=self.name, config=self.config, sizes=self._sizes, tensors=tensors)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents import Observations
+from agents import Observations, check_observations
 from agents.history import Histories, LoggedHistories, histories_from_observations
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.trajectories.export import flatten_observations
@@ -46,6 +47,27 @@ def rows_of_observations(observations: Observations, form: RowForm) -> Rows:
     histories = histories_from_observations(observations, nothing)
     candidates = np.asarray(observations["candidates"], dtype=np.float32)
     return _summary(histories, candidates, np.asarray(observations["categories"]))
+
+
+def checked_rows(observations: Observations, form: RowForm, sizes: Mapping[str, int], name: str) -> Rows:
+    """Write observations as rows for an agent that was trained for certain sizes.
+
+    Args:
+        observations: The environment's observations with a leading batch axis B.
+        form: See :func:`rows_of_observations`.
+        sizes: The agent's ``slate_size``, ``n_candidates`` and ``row``.
+        name: The agent's name, for the message.
+
+    Raises:
+        ValueError: If the observations are malformed or of other sizes.
+    """
+    _, slate_size = check_observations(observations)
+    n_candidates = np.asarray(observations["categories"]).shape[1]
+    rows = rows_of_observations(observations, form)
+    for size, found in (("slate_size", slate_size), ("n_candidates", n_candidates), ("row", rows.shape[1])):
+        if found != sizes[size]:
+            raise ValueError(f"{name} was trained with {size} {sizes[size]}, got {found}; train it for these sizes")
+    return rows
 
 
 def _summary(histories: Histories, candidates: Rows, categories: IntArray) -> Rows:
@@ -114,9 +136,14 @@ class Standard:
         scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The statistics under the names that a checkpoint holds them by."""
-        return {"standard.mean": torch.from_numpy(self.mean), "standard.scale": torch.from_numpy(self.scale)}
+    def tensors_with(self, network: torch.nn.Module) -> dict[str, Tensor]:
+        """A network's weights and the statistics, under the names that a checkpoint holds them by."""
+        # Networks that share parameters (a module and its own list) would share memory, which safetensors refuses.
+        weights = {f"network.{name}": tensor.clone() for name, tensor in network.state_dict().items()}
+        return weights | {
+            "standard.mean": torch.from_numpy(self.mean),
+            "standard.scale": torch.from_numpy(self.scale),
+        }
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], size: int, folder: Path) -> Standard:

@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from agents import Log, Observations, check_observations
+from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
-from agents.observation_rows import RowForm, Standard, check_row_form, rows_of_observations
+from agents.observation_rows import RowForm, Standard, check_row_form, checked_rows, rows_of_observations
 from agents.random_slate import RandomAgent
 from agents.slate_actions import ScoreActions
 from agents.slate_selection import rounded
@@ -184,14 +184,7 @@ class PPOAgent:
         """
         policy = self._trained()
         assert self._standard is not None
-        _, slate_size = check_observations(observations)
-        rows = rows_of_observations(observations, self.config.observation)
-        n_candidates = np.asarray(observations["categories"]).shape[1]
-        for name, found in (("slate_size", slate_size), ("n_candidates", n_candidates), ("row", rows.shape[1])):
-            if found != self._sizes[name]:
-                raise ValueError(
-                    f"{self.name} was trained with {name} {self._sizes[name]}, got {found}; train it for these sizes"
-                )
+        rows = checked_rows(observations, self.config.observation, self._sizes, self.name)
         policy.set_training_mode(False)
         with torch.no_grad():
             means = policy.get_distribution(torch.from_numpy(self._standard(rows))).mode()
@@ -221,8 +214,7 @@ class PPOAgent:
         """
         policy = self._trained()
         assert self._standard is not None
-        tensors = {f"network.{name}": tensor.clone() for name, tensor in policy.state_dict().items()}
-        tensors |= self._standard.tensors()
+        tensors = self._standard.tensors_with(policy)
         write_checkpoint(folder, kind="sb3_ppo", name=self.name, config=self.config, sizes=self._sizes, tensors=tensors)
 
     @classmethod
