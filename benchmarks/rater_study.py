@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 
 from agents import Agent, LearningAgent
 from benchmarks import rater_tables, runs
+from benchmarks.allocator import keep_freed_memory
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.pages import fill_block
 from benchmarks.rater_tables import UNTRAINED
@@ -312,6 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--figure", type=pathlib.Path, help="also write the figure here")
     parser.add_argument("--page", type=pathlib.Path, help="also put the tables into this page's block `raters`")
     given = parser.parse_args(arguments)
+    keep_freed_memory()
     out = given.out or given.runs / "rater_study"
     finished, _, _ = runs.find_runs(given.runs)
     arms = arms_of(finished, given.reward)

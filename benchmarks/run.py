@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents import Agent, LearningAgent
 from benchmarks import runs
+from benchmarks.allocator import keep_freed_memory
 from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
 from benchmarks.tracking import Artifact, Tracker, make_tracker
@@ -51,6 +52,7 @@ def run(settings: Settings) -> pathlib.Path:
     if runs.is_finished(folder, identity):
         logger.info("%s is finished, nothing to do", folder)
         return folder
+    keep_freed_memory()
     runs.prepare(folder, identity)
     write_text(folder / runs.CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings.resolved)))
     (folder / runs.FAILURE).unlink(missing_ok=True)

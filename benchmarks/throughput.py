@@ -23,6 +23,7 @@ from unittest import mock
 import gymnasium
 import numpy as np
 
+from benchmarks.allocator import keep_freed_memory
 from benchmarks.user_model_throughput import matrix_peak
 from pasta_gym.encoders import TableTextEncoder
 from pasta_gym.trajectories.collect import decision_keys
@@ -194,6 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--new-prompts", action="store_true", help="do not embed the world's prompts beforehand")
     parser.add_argument("--json", action="store_true", help="one JSON object a row in place of the table")
     given = parser.parse_args(arguments)
+    keep_freed_memory()
     embedded = "" if given.new_prompts else embed_all_prompts(given.world, progress=not given.json)
     if not given.json:
         import torch
