@@ -114,9 +114,23 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
 
 def make_environment(settings: Settings) -> Any:
     """Make the vector environment of an evaluation; pictures are painted for fewer conversations at a time."""
+    return settings.environment.make(_side_by_side(settings), reveal=True)
+
+
+def _side_by_side(settings: Settings) -> int:
     largest = DIFFUSION_BATCH if settings.environment.images != "surrogate" else settings.evaluation.batch_size
-    n_envs = min(largest, settings.evaluation.batch_size, settings.evaluation.n_episodes)
-    return settings.environment.make(n_envs, reveal=True)
+    return min(largest, settings.evaluation.batch_size, settings.evaluation.n_episodes)
+
+
+def batches(settings: Settings) -> list[tuple[int, int]]:
+    """List the batches that an evaluation is played in: first conversation and number of each."""
+    size, n_episodes = _side_by_side(settings), settings.evaluation.n_episodes
+    return [(first, min(size, n_episodes - first)) for first in range(0, n_episodes, size)]
+
+
+def part_path(folder: pathlib.Path, first: int, n_episodes: int) -> pathlib.Path:
+    """Name the file that keeps a batch until the whole evaluation is played."""
+    return folder / runs.PARTS / f"{first:07d}-{n_episodes}.csv"
 
 
 def build_agent(config: dict[str, Any], envs: Any) -> Agent:
@@ -188,9 +202,8 @@ def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path) -
     """Play what is missing, batch by batch; whole batches are kept on disk until all are there."""
     began = time.monotonic()
     wanted, parts = settings.evaluation, []
-    for first in range(0, wanted.n_episodes, envs.num_envs):
-        n_episodes = min(envs.num_envs, wanted.n_episodes - first)
-        path = folder / runs.PARTS / f"{first:07d}-{n_episodes}.csv"
+    for first, n_episodes in batches(settings):
+        path = part_path(folder, first, n_episodes)
         if not path.exists():
             batch = replace(wanted, n_episodes=n_episodes)
             played = evaluate(agent, envs, batch, agent_seed=settings.resolved["seed"], first_episode=first)

@@ -68,6 +68,11 @@ class Run:
 
 def write_scores(path: pathlib.Path, key: RunKey, scores: EpisodeScores) -> None:
     """Write ``scores.csv`` atomically, one row a conversation, numbers in full precision."""
+    write_text(path, scores_text(key, scores))
+
+
+def scores_text(key: RunKey, scores: EpisodeScores) -> str:
+    """Lay out scores as ``scores.csv`` has them, with its header."""
     horizon = scores.chosen_utilities.shape[1]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -98,7 +103,7 @@ def write_scores(path: pathlib.Path, key: RunKey, scores: EpisodeScores) -> None
                 *utilities,
             ]
         )
-    write_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_scores(path: pathlib.Path) -> list[tuple[RunKey, EpisodeScores]]:

@@ -1,6 +1,8 @@
+import contextlib
 import csv
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from omegaconf import OmegaConf
 
 from benchmarks import diffusion_scores, html_report, report, runs
 from benchmarks import run as run_module
-from benchmarks.evaluate import EvaluationConfig, evaluate
+from benchmarks.evaluate import EpisodeScores, EvaluationConfig, evaluate
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, config_hash, read_settings, user_model_folder
 from pasta_gym.trajectories import EnvironmentConfig
@@ -195,14 +197,87 @@ def test_scores_on_diffusion_are_joined_for_every_agent(configure, tmp_path):
     alone = diffusion_scores.diffusion_settings(source, agents=["own"], rewards=["sparse"], **chosen)
     assert [s.key for s in alone] == [s.key for s in wanted if s.key.agent == "own"]
     assert sorted(s.key.agent for s in wanted) == ["own", "random"]
-    diffusion_scores.join_scores([run(s) for s in wanted], tmp_path / "joined.csv")
-    joined = runs.read_scores(tmp_path / "joined.csv")
+    with pytest.raises(ValueError, match=r"no conversation has been scored yet"):
+        diffusion_scores.collect(wanted, tmp_path / "joined.csv")
+    run(wanted[0])
+    diffusion_scores.collect(wanted, tmp_path / "joined.csv")
+    assert [len(scores) for _, scores in runs.read_scores(tmp_path / "joined.csv")] == [3]
+    run(wanted[1])
+    joined = runs.read_scores(diffusion_scores.collect(wanted, tmp_path / "joined.csv"))
     assert [len(scores) for _, scores in joined] == [3, 3]
     assert {key.images for key, _ in joined} == {"diffusion"}
     with pytest.raises(ValueError, match=r"no finished surrogate run of \['own'\]"):
         diffusion_scores.diffusion_settings(source, agents=["own"], rewards=["dense"], **chosen)
     with pytest.raises(ValueError, match=r"no finished surrogate run of \['iql'\]"):
         diffusion_scores.diffusion_settings(source, agents=["own", "iql"], rewards=["sparse"], **chosen)
+
+
+def test_scores_on_diffusion_go_on_from_what_was_shipped(configure, tmp_path, monkeypatch):
+    learned = run(read_settings(configure("evaluation.n_episodes=40", "evaluation.batch_size=20")))
+    source = learned.parents[5]
+    chosen = {"agents": ["own"], "rewards": ["sparse"], "seeds": [0], "n_episodes": 40}
+    (settings,) = diffusion_scores.diffusion_settings(source, **chosen)
+    assert run_module.batches(settings) == [(0, 16), (16, 16), (32, 8)]
+    played = runs.read_scores(run(settings) / "scores.csv")[0][1]
+    folder, shipped = settings.folder, tmp_path / "shipped.csv"
+
+    def kill_after(n_batches):
+        shutil.rmtree(folder)
+        calls = []
+
+        def dies(*given, **named):
+            calls.append(named["first_episode"])
+            if len(calls) > n_batches:
+                raise KeyboardInterrupt
+            return evaluate(*given, **named)
+
+        monkeypatch.setattr(run_module, "evaluate", dies)
+        with contextlib.suppress(KeyboardInterrupt):
+            run(settings)
+        return calls
+
+    assert kill_after(2) == [0, 16, 32]
+    assert len(diffusion_scores.parts_of(settings)) == 32
+    diffusion_scores.collect([settings], shipped)
+    assert diffusion_scores.restore(settings, shipped) == 0  # the run has batches of its own
+    shutil.rmtree(folder)
+    assert diffusion_scores.restore(settings, shipped) == 32
+    with monkeypatch.context() as patched:
+        starts = []
+        patched.setattr(run_module, "evaluate", lambda *g, **n: starts.append(n["first_episode"]) or evaluate(*g, **n))
+        again = runs.read_scores(run(settings) / "scores.csv")[0][1]
+    assert starts == [32]
+    assert_array_equal(again.episodes, played.episodes)
+    assert_allclose(again.chosen_utilities, played.chosen_utilities, atol=1e-6)
+    # Other weights: nothing of it may be used.
+    shutil.rmtree(folder)
+    notes = json.loads(shipped.with_suffix(".json").read_text())
+    notes[settings.key.config_hash]["models"] = "others"
+    shipped.with_suffix(".json").write_text(json.dumps(notes))
+    assert diffusion_scores.restore(settings, shipped) == 0
+
+
+def test_the_table_of_diffusion_scores_pairs_conversations(tmp_path):
+    def scores(returns, first=0):
+        returns = np.asarray(returns, dtype=np.float64)
+        n = len(returns)
+        return EpisodeScores(first + np.arange(n), ["p"] * n, np.zeros(n, np.int64), returns, returns[:, None] / 10)
+
+    def key(agent, images):
+        return runs.RunKey("e", agent + images, agent, "sparse", "simulated", "mini", images, "test", 0)
+
+    def write(path, images, found):
+        texts = [runs.scores_text(key(agent, images), own).splitlines() for agent, own in found.items()]
+        path.write_text("\n".join([texts[0][0], *(line for text in texts for line in text[1:])]) + "\n")
+
+    write(tmp_path / "d.csv", "diffusion", {"random": scores([1, 2, 3, 4]), "iql": scores([3, 4, 5])})
+    write(tmp_path / "s.csv", "surrogate", {"iql": scores([9, 2.5, 3.5, 4.5, 0]), "other": scores([1])})
+    rows = diffusion_scores.as_table(tmp_path / "d.csv", tmp_path / "s.csv").splitlines()[2:]
+    assert rows[0].startswith("| random | sparse | 4 | 2.50 [")
+    assert rows[0].endswith("|  |  |  |")
+    # Against random's first three conversations, and against the surrogate's same three: (9 + 2.5 + 3.5) / 3 = 5.
+    assert "| iql | sparse | 3 | 4.00 [" in rows[1]
+    assert "| 2.00 [2.00, 2.00] | 5.00 | -1.00 [" in rows[1]
 
 
 @pytest.mark.parametrize(
