@@ -1,6 +1,7 @@
 """How well a user model predicts raters it has not seen, beside baselines.
 
-Run ``python -m benchmarks.evaluate_user_model --model MODEL --data DATA``. The columns of the table are even odds,
+Run ``python -m benchmarks.evaluate_user_model --model MODEL --data DATA``, or ``--worlds 0 1 2`` for mini worlds that
+``pasta_gym.user_model.fit_world`` has fitted. The columns of the table are even odds,
 scores computed beforehand, CLIP score, one type (K = 1), the model, and in the mini world the Bayes predictor's
 ceiling. Several models (restarts, or worlds with a dataset each) are one column, with intervals over both models and
 raters. What each figure means is in docs/user_model_evaluation.md.
@@ -10,15 +11,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import json
 import os
 import pathlib
+import re
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.pages import fill_block
 from benchmarks.rater_scores import (
     N_LABELS,
     Raters,
@@ -31,12 +37,15 @@ from benchmarks.rater_scores import (
     score_uniform,
 )
 from benchmarks.stats import Interval, difference_interval, interval, mean_intervals, normalised_intervals
+from pasta_gym.mini.weights import weights_directory
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.encoder_identity import require_frozen_encoder
 from pasta_gym.user_model.fit import ONE_TYPE
+from pasta_gym.user_model.fit_world import N_TYPES, is_fitted, labels_folder, model_folder
 from pasta_gym.user_model.metrics import reliability_curve, stability
 from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, table_score
 
+SHIPPED_LABELS = pathlib.Path("data/labels_world_0")
 MODEL, ONE, CLIP, CEILING, UNIFORM = "model", "one type", "CLIP score", "ceiling", "uniform"
 _SEED = 0xE7A1
 
@@ -47,7 +56,8 @@ def score_all(
     """Score every predictor on every model's raters.
 
     Args:
-        models: Folders of user models, each with ``one_type`` inside for the baseline.
+        models: Folders of user models. The baseline of one type lies in ``one_type`` inside, or beside those of a mini
+            world that ``fit_world`` made.
         folders: A dataset for each model.
         tables: Scores computed beforehand, ``.npy`` of one number an image, by name.
         n_draws: Draws of the ceiling; 0 leaves it out.
@@ -68,8 +78,9 @@ def score_all(
         model = UserModel.load(folder)
         require_frozen_encoder(model.metadata, "this evaluation")
         found = {**shared[data_folder], MODEL: score_predictor(ModelPredictor(model, raters.data), raters)}
-        if (folder / ONE_TYPE).is_dir():
-            one = UserModel.load(folder / ONE_TYPE)
+        baseline = one_type_of(folder)
+        if baseline is not None:
+            one = UserModel.load(baseline)
             found[ONE] = score_predictor(ModelPredictor(one, raters.data), raters)
         for name, figures in found.items():
             scored.setdefault(name, []).append(figures)
@@ -93,6 +104,29 @@ def _without_types(raters: Raters, tables: Mapping[str, pathlib.Path], n_draws: 
     if raters.is_planted and n_draws:
         found[CEILING] = score_ceiling(raters, n_draws=n_draws)
     return found
+
+
+def one_type_of(folder: pathlib.Path) -> pathlib.Path | None:
+    """Find the user model of one type (K = 1) that a user model is compared with."""
+    beside = folder.parent / re.sub(r"types_\d+$", "types_1", folder.name)
+    return next((path for path in (folder / ONE_TYPE, beside) if path != folder and is_fitted(path)), None)
+
+
+def folders_of_world(number: int) -> tuple[pathlib.Path, pathlib.Path]:
+    """Name the folders of a mini world's user model and labels: what is shipped of world 0, else the cache's.
+
+    Raises:
+        ValueError: If the world is not fitted, with the command that does it.
+    """
+    if number == 0:
+        return weights_directory() / "user_model", SHIPPED_LABELS
+    model = model_folder(number, N_TYPES)
+    if not is_fitted(model) or one_type_of(model) is None:
+        raise ValueError(
+            f"mini world {number} has no user model of {N_TYPES} types and of one in {model.parent}; fit them with "
+            f"`python -m pasta_gym.user_model.fit_world {number} --types {N_TYPES} 1`"
+        )
+    return model, labels_folder(number)
 
 
 def matrices(scored: Mapping[str, list[Scored]], metric: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -177,17 +211,27 @@ def _cell(value: Interval) -> str:
 
 def recovery_table(recovered: list[dict[str, Any]]) -> str:
     """Lay out what was found again of the planted types."""
-    lines = ["| model | adjusted Rand index | matched | lowest Spearman of an archetype |", "|---|---|---|---|"]
+    lines = ["| model | adjusted Rand index | matched | Spearman of each archetype |", "|---|---|---|---|"]
     for row in recovered:
-        lowest = min(part["spearman"] for part in row["fidelity"])
-        lines.append(f"| {row['model']} | {row['adjusted_rand_index']:.3f} | {row['matched']:.3f} | {lowest:.3f} |")
+        planted = " ".join(f"{part['spearman']:.2f}" for part in row["fidelity"])
+        lines.append(
+            f"| {_short(row['model'])} | {row['adjusted_rand_index']:.3f} | {row['matched']:.3f} | {planted} |"
+        )
     groups: dict[str, list[np.ndarray[Any, Any]]] = {}
     for row in recovered:
         groups.setdefault(row["data"], []).append(np.array(row["types"]))
     for data, types in groups.items():
         if len(types) > 1:
-            lines += ["", f"Stability over {len(types)} fits of {data}: adjusted Rand index {stability(types):.3f}."]
+            lines += [
+                "",
+                f"Stability over {len(types)} fits of {_short(data)}: adjusted Rand index {stability(types):.3f}.",
+            ]
     return "\n".join(lines)
+
+
+def _short(folder: str) -> str:
+    """A folder as the page shows it, whose reader has other folders: the last two names."""
+    return "/".join(pathlib.Path(folder).parts[-2:])
 
 
 def draw_reliability(scored: Mapping[str, list[Scored]], path: pathlib.Path, n: int = 20) -> None:
@@ -240,18 +284,35 @@ def write_csv(scored: Mapping[str, list[Scored]], path: pathlib.Path) -> None:
     write_atomically(path, write)
 
 
+def _shown(arguments: list[str] | None) -> list[str]:
+    """The command line without what only says where results go."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for option in ("--out", "--page", "--threads"):
+        if option in given:
+            del given[given.index(option) : given.index(option) + 2]
+    return given
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate_user_model", description=__doc__)
-    parser.add_argument("--model", type=pathlib.Path, nargs="+", required=True, help="folders of user models")
-    parser.add_argument("--data", type=pathlib.Path, nargs="+", required=True, help="one dataset, or one a model")
+    parser.add_argument("--model", type=pathlib.Path, nargs="+", default=[], help="folders of user models")
+    parser.add_argument("--data", type=pathlib.Path, nargs="+", default=[], help="one dataset, or one a model")
+    parser.add_argument("--worlds", type=int, nargs="+", help="numbers of mini worlds, in place of folders")
     parser.add_argument("--scores", nargs="*", default=[], metavar="NAME=FILE", help="scores of all images, .npy")
     parser.add_argument("--draws", type=int, default=4000, help="draws of the ceiling; 0 leaves it out")
     parser.add_argument("--out", type=pathlib.Path, help="write table.md, scores.csv, recovery.json, reliability.png")
+    parser.add_argument("--page", type=pathlib.Path, help="put the table into a page's block evaluation")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    folders = options.data * len(options.model) if len(options.data) == 1 else options.data
+    if bool(options.worlds) == bool(options.model):
+        parser.error("say either --worlds or --model and --data")
+    if options.worlds:
+        found = [folders_of_world(number) for number in options.worlds]
+        options.model, folders = [model for model, _ in found], [labels for _, labels in found]
+    else:
+        folders = options.data * len(options.model) if len(options.data) == 1 else options.data
     if len(folders) != len(options.model):
         parser.error(f"--data takes one folder or one for each of {len(options.model)} models, got {len(folders)}")
     tables = {name: pathlib.Path(path) for name, _, path in (text.partition("=") for text in options.scores)}
@@ -265,6 +326,10 @@ def main(arguments: list[str] | None = None) -> None:
     if recovered:
         text += "\n\n" + recovery_table(recovered)
     print(text)  # noqa: T201
+    if options.page:
+        day = datetime.datetime.now(tz=datetime.UTC).date()
+        command = f"python -m benchmarks.evaluate_user_model {shlex.join(_shown(arguments))}"
+        fill_block(options.page, "evaluation", f"Printed by `{command}` on {day}.\n\n{text}")
     if options.out:
         write_atomically(options.out / "table.md", lambda p: p.write_text(text + "\n"))
         write_atomically(options.out / "recovery.json", lambda p: p.write_text(json.dumps(recovered, indent=2)))

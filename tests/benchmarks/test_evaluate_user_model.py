@@ -54,6 +54,44 @@ def test_the_command_writes_table_rows_and_figure(world, capsys):
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+def test_worlds_are_named_by_number_and_keep_one_type_beside_theirs(world, tmp_path, monkeypatch, capsys):
+    models = tmp_path / "models"
+    for name, source in (("types_8", "model-0"), ("types_1", f"model-0/{fit.ONE_TYPE}")):
+        UserModel.load(world / source).save(models / f"mini_world_3_{name}")
+    monkeypatch.setattr(command, "model_folder", lambda number, k: models / f"mini_world_{number}_types_{k}")
+    monkeypatch.setattr(command, "labels_folder", lambda number: world / "labels")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- evaluation:begin -->\n<!-- evaluation:end -->\n")
+    command.main(["--worlds", "3", "--draws", "20", "--page", str(page), "--out", str(tmp_path / "out")])
+    by_number = capsys.readouterr().out.split("\nwrote")[0].strip()
+    given = ["--model", str(world / "model-0"), "--data", str(world / "labels"), "--draws", "20"]
+    command.main(given)
+    by_folder = capsys.readouterr().out.strip()
+    assert by_number == by_folder.replace(command._short(str(world / "model-0")), "models/mini_world_3_types_8")
+    assert "| one type |" in by_number.splitlines()[0]
+    assert page.read_text().startswith(
+        "<!-- evaluation:begin -->\nPrinted by `python -m benchmarks.evaluate_user_model --worlds 3 --draws 20` on "
+    )
+    assert by_number in page.read_text()
+    assert str(tmp_path) not in page.read_text()
+    (models / "mini_world_3_types_1" / "metadata.json").unlink()
+    with pytest.raises(ValueError, match=r"mini world 3 has no .*fit_world 3 --types 8 1"):
+        command.folders_of_world(3)
+
+
+def test_the_shipped_world_needs_no_fit():
+    model, labels = command.folders_of_world(0)
+    assert command.one_type_of(model) == model / fit.ONE_TYPE
+    assert (labels / "metadata.json").is_file()
+
+
+@pytest.mark.parametrize("given", [[], ["--worlds", "0", "--model", "m", "--data", "d"], ["--model", "a", "b"]])
+def test_worlds_or_folders_must_be_named(given, capsys):
+    with pytest.raises(SystemExit):
+        command.main(given)
+    assert "--data" in capsys.readouterr().err
+
+
 def test_scores_must_be_of_all_images(world):
     np.save(world / "short.npy", np.zeros(3))
     with pytest.raises(ValueError, match=r"must hold one score for each of \d+ images, got \(3,\)"):
