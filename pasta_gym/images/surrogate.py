@@ -57,6 +57,8 @@ class SurrogateImages:
         self.encoder_sha256: str | None = None  # of the encoder of the embeddings, if whoever builds this knows it
         self.embedding_dim = model.embedding_dim
         self._width = self.embedding_dim * (2 + model.rank)
+        # Rows that nothing was written to take no memory.
+        self._rows: Float32Array = np.empty((capacity, self._width), dtype=np.float32)
         self._forget()
 
     def generate(self, prompts: IntArray, keys: UInt64Array) -> Images:
@@ -80,7 +82,6 @@ class SurrogateImages:
     def _forget(self) -> None:
         self._ids: IntArray = np.zeros(0, dtype=np.int64)  # sorted
         self._positions: IntArray = np.zeros(0, dtype=np.int64)  # row of each sorted id
-        self._rows: Float32Array = np.zeros((0, self._width), dtype=np.float32)
         self._n_rows = 0
 
     def _parameters(self, prompts: IntArray) -> Float32Array:
@@ -106,17 +107,17 @@ class SurrogateImages:
         return found
 
     def _append(self, ids: IntArray) -> None:
+        """Compute and keep the parameters of prompts ``(n,)``, sorted and none of them kept yet."""
         embedded = np.asarray(self.text_encoder.embed(ids), dtype=np.float32)
         mean, deviations, factor = self.model.mean_and_spread(embedded)
-        new = np.concatenate([mean, deviations, factor.transpose(0, 2, 1).reshape(len(ids), -1)], axis=1)
-        end = self._n_rows + len(ids)
-        if end > len(self._rows):
-            grown = np.zeros((max(end, 2 * len(self._rows), 1024), self._width), dtype=np.float32)
-            grown[: self._n_rows] = self._rows[: self._n_rows]
-            self._rows = grown
-        self._rows[self._n_rows : end] = new
-        merged = np.concatenate([self._ids, ids])
-        order = np.argsort(merged, kind="stable")
-        self._positions = np.concatenate([self._positions, np.arange(self._n_rows, end)])[order]
-        self._ids = merged[order]
+        d, rank = self.embedding_dim, self.model.rank
+        begin, end = self._n_rows, self._n_rows + len(ids)
+        if end > len(self._rows):  # one call asks for more than the capacity
+            self._rows = np.concatenate([self._rows[:begin], np.empty((len(ids), self._width), dtype=np.float32)])
+        new = self._rows[begin:end]
+        new[:, :d], new[:, d : 2 * d] = mean, deviations
+        new[:, 2 * d :].reshape(-1, rank, d)[:] = factor.transpose(0, 2, 1)
+        places = np.searchsorted(self._ids, ids)
+        self._ids = np.insert(self._ids, places, ids)
+        self._positions = np.insert(self._positions, places, np.arange(begin, end))
         self._n_rows = end

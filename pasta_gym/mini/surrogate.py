@@ -130,10 +130,13 @@ class Surrogate:
         with torch.inference_mode():
             mean, deviation, factor = self.network(torch.from_numpy(np.ascontiguousarray(prompt_embeddings)))
             scale = self.network.image_scale
+            # Laid out rank by rank, as those who draw multiply with it.
+            by_rank = torch.empty(len(factor), self.rank, self.embedding_dim)
+            torch.mul(factor.transpose(1, 2), scale, out=by_rank)
             return (
                 (mean * scale + self.network.image_mean).numpy(),
                 (deviation * scale).numpy(),
-                (factor * scale[:, None]).numpy(),
+                by_rank.numpy().transpose(0, 2, 1),
             )
 
 
