@@ -169,7 +169,7 @@ def as_table(diffusion: pathlib.Path, surrogate: pathlib.Path) -> str:
     Raises:
         ValueError: If a file is broken.
     """
-    moved, home = _by_agent(diffusion), _by_agent(surrogate)
+    moved, home = _by_agent(diffusion, "diffusion"), _by_agent(surrogate, "surrogate")
     lines = [
         "| agent | reward | conversations | return on diffusion | above random | under the surrogate | change |",
         "|" + "---|" * 7,
@@ -189,8 +189,8 @@ def as_table(diffusion: pathlib.Path, surrogate: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def _by_agent(path: pathlib.Path) -> dict[tuple[str, str, int], EpisodeScores]:
-    return {(key.agent, key.reward, key.seed): scores for key, scores in runs.read_scores(path)}
+def _by_agent(path: pathlib.Path, images: str) -> dict[tuple[str, str, int], EpisodeScores]:
+    return {(key.agent, key.reward, key.seed): own for key, own in runs.read_scores(path) if key.images == images}
 
 
 def _paired(better: EpisodeScores, worse: EpisodeScores, rng: np.random.Generator) -> stats.Interval:

@@ -258,20 +258,21 @@ def test_scores_on_diffusion_go_on_from_what_was_shipped(configure, tmp_path, mo
 
 
 def test_the_table_of_diffusion_scores_pairs_conversations(tmp_path):
-    def scores(returns, first=0):
+    def scores(returns):
         returns = np.asarray(returns, dtype=np.float64)
         n = len(returns)
-        return EpisodeScores(first + np.arange(n), ["p"] * n, np.zeros(n, np.int64), returns, returns[:, None] / 10)
+        return EpisodeScores(np.arange(n), ["p"] * n, np.zeros(n, np.int64), returns, returns[:, None] / 10)
 
     def key(agent, images):
         return runs.RunKey("e", agent + images, agent, "sparse", "simulated", "mini", images, "test", 0)
 
-    def write(path, images, found):
-        texts = [runs.scores_text(key(agent, images), own).splitlines() for agent, own in found.items()]
+    def write(path, *found):
+        texts = [runs.scores_text(key(agent, images), scores(own)).splitlines() for agent, images, own in found]
         path.write_text("\n".join([texts[0][0], *(line for text in texts for line in text[1:])]) + "\n")
 
-    write(tmp_path / "d.csv", "diffusion", {"random": scores([1, 2, 3, 4]), "iql": scores([3, 4, 5])})
-    write(tmp_path / "s.csv", "surrogate", {"iql": scores([9, 2.5, 3.5, 4.5, 0]), "other": scores([1])})
+    write(tmp_path / "d.csv", ("random", "diffusion", [1, 2, 3, 4]), ("iql", "diffusion", [3, 4, 5]))
+    home = [("iql", "surrogate", [9, 2.5, 3.5, 4.5, 0]), ("other", "surrogate", [1]), ("iql", "diffusion", [0, 0])]
+    write(tmp_path / "s.csv", *home)
     rows = diffusion_scores.as_table(tmp_path / "d.csv", tmp_path / "s.csv").splitlines()[2:]
     assert rows[0].startswith("| random | sparse | 4 | 2.50 [")
     assert rows[0].endswith("|  |  |  |")
