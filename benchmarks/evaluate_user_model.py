@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import os
 import pathlib
 import re
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.pages import fill_block
+from benchmarks.pages import fill_block, printed_by
 from benchmarks.rater_scores import (
     N_LABELS,
     Raters,
@@ -284,15 +281,6 @@ def write_csv(scored: Mapping[str, list[Scored]], path: pathlib.Path) -> None:
     write_atomically(path, write)
 
 
-def _shown(arguments: list[str] | None) -> list[str]:
-    """The command line without what only says where results go."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    for option in ("--out", "--page", "--threads"):
-        if option in given:
-            del given[given.index(option) : given.index(option) + 2]
-    return given
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate_user_model", description=__doc__)
@@ -327,9 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
         text += "\n\n" + recovery_table(recovered)
     print(text)  # noqa: T201
     if options.page:
-        day = datetime.datetime.now(tz=datetime.UTC).date()
-        command = f"python -m benchmarks.evaluate_user_model {shlex.join(_shown(arguments))}"
-        fill_block(options.page, "evaluation", f"Printed by `{command}` on {day}.\n\n{text}")
+        fill_block(options.page, "evaluation", f"{printed_by('evaluate_user_model', arguments)}\n\n{text}")
     if options.out:
         write_atomically(options.out / "table.md", lambda p: p.write_text(text + "\n"))
         write_atomically(options.out / "recovery.json", lambda p: p.write_text(json.dumps(recovered, indent=2)))

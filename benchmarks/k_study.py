@@ -14,6 +14,7 @@ import dataclasses
 import json
 import multiprocessing
 import pathlib
+import shutil
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.evaluate_user_model import write_atomically
+from benchmarks.pages import fill_block, printed_by
 from benchmarks.rater_scores import Raters, load_raters, recovery, score_ceiling, score_predictor
 from benchmarks.stats import Interval, Scores, difference_interval, mean_intervals
 from pasta_gym.mini import rater_data
@@ -41,6 +43,7 @@ METRICS: dict[str, str] = {
 }
 """What is drawn; the paper's figure 3 has the first two."""
 
+FIGURE = "k_study.png"
 FORMAT = 1
 _SORTED_AT_ONCE = 48  # linear tastes of all starts together: sorting takes about equally long for every K
 
@@ -274,7 +277,7 @@ def write_report(out: pathlib.Path, ceiling: dict[str, float], n_planted: int | 
                         writer.writerows((k, seed, metric, i, v) for i, v in enumerate(values))
 
     write_atomically(out / "scores.csv", rows)
-    draw(records, ceiling, n_planted, out / "k_study.png")
+    draw(records, ceiling, n_planted, out / FIGURE)
     return text
 
 
@@ -320,6 +323,15 @@ def _run_all(jobs: list[Job], workers: int) -> None:
             print(f"{done} of {len(jobs)}: {future.result().name}", flush=True)  # noqa: T201
 
 
+def _put_on_page(page: pathlib.Path, text: str, figure: pathlib.Path, arguments: list[str] | None) -> None:
+    """Fill the block ``k_study`` of a page with table and figure, which is copied to ``images`` beside the page."""
+    target = page.parent / "images" / FIGURE
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(figure, target)
+    shown = f"![The four figures over K with intervals, ceiling and planted archetypes](images/{FIGURE})"
+    fill_block(page, "k_study", f"{printed_by('k_study', arguments)}\n\n{text}\n\n{shown}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.k_study", description=__doc__)
@@ -330,6 +342,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vary", choices=("fit", "world"), default="fit", help="what a seed is")
     parser.add_argument("--steps", type=int, default=StudyConfig.steps, help="gradient steps of a fit")
     parser.add_argument("--draws", type=int, default=StudyConfig.ceiling_draws, help="draws of the ceiling; 0: none")
+    parser.add_argument("--page", type=pathlib.Path, help="put table and figure into a page's block k_study")
     parser.add_argument("--workers", type=int, default=1, help="fits at the same time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each fit")
     options = parser.parse_args(arguments)
@@ -351,7 +364,10 @@ def main(arguments: list[str] | None = None) -> None:
     ceilings = [ceiling_of(options.out, folder, options.draws) for folder in dict.fromkeys(folders.values())]
     shared = set.intersection(*(set(found) for found in ceilings))
     ceiling = {metric: float(np.mean([found[metric] for found in ceilings])) for metric in shared}
-    print(write_report(options.out, ceiling, _number_planted(options.data)))  # noqa: T201
+    text = write_report(options.out, ceiling, _number_planted(options.data))
+    print(text)  # noqa: T201
+    if options.page:
+        _put_on_page(options.page, text, options.out / FIGURE, arguments)
     print(f"\nwrote {options.out}: table.md, scores.csv, k_study.png")  # noqa: T201
 
 

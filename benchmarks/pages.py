@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import pathlib
+import shlex
+import sys
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -25,3 +28,19 @@ def fill_block(page: pathlib.Path, name: str, text: str) -> None:
     head, rest = content.split(begin)
     tail = rest.split(end)[1]
     page.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+
+
+def printed_by(command: str, arguments: list[str] | None) -> str:
+    """Say which command of ``benchmarks`` printed a block, and when.
+
+    Args:
+        command: Name of its module.
+        arguments: Its command line, the process's own if None. Where results go and how many threads made them is left
+            out: readers have other folders.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for option in ("--out", "--page", "--threads", "--workers"):
+        if option in given:
+            del given[given.index(option) : given.index(option) + 2]
+    line = shlex.join(["python", "-m", f"benchmarks.{command}", *given])
+    return f"Printed by `{line}` on {datetime.datetime.now(tz=datetime.UTC).date()}."

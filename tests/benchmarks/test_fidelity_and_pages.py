@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import episode_picture
-from benchmarks.pages import fill_block
+from benchmarks.pages import fill_block, printed_by
 from benchmarks.surrogate_fidelity import Columns, compare, slates_to_compare
 from pasta_gym.mini import grammar
 
@@ -81,3 +81,11 @@ def test_an_episode_is_drawn_of_an_agent_that_was_trained_and_of_no_other(tmp_pa
     (tmp_path / "config.yaml").write_text("agent: {_target_: agents.iql.IQLAgent}")
     with pytest.raises(ValueError, match="train the agent"):
         episode_picture.trained_agent(tmp_path)
+
+
+def test_a_page_names_the_command_without_where_its_results_went(monkeypatch):
+    given = ["--worlds", "0", "1", "--out", "somewhere", "--threads", "1", "--draws", "5", "--page", "a b.md"]
+    line = printed_by("evaluate_user_model", given)
+    assert line.startswith("Printed by `python -m benchmarks.evaluate_user_model --worlds 0 1 --draws 5` on 20")
+    monkeypatch.setattr("sys.argv", ["k_study", "--data", "my labels"])
+    assert "python -m benchmarks.k_study --data 'my labels'`" in printed_by("k_study", None)

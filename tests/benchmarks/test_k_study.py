@@ -41,6 +41,19 @@ def test_every_fit_leaves_a_record_a_model_and_the_report_is_drawn(study):
     assert len(record["prior"]) == 2
 
 
+def test_the_page_gets_table_figure_and_command(study, labels, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- k_study:begin -->\nold\n<!-- k_study:end -->\nafter\n")
+    k_study.main(arguments(labels, study, "--page", str(page), "--threads", "1"))
+    text = page.read_text()
+    assert text.startswith("before\n<!-- k_study:begin -->\nPrinted by `python -m benchmarks.k_study --data ")
+    assert "--types 1 2 --seeds 0 1 --steps 4 --draws 30` on 2" in text
+    assert str(study) not in text
+    assert (study / "table.md").read_text().strip() in text
+    assert "](images/k_study.png)" in text
+    assert (tmp_path / "images" / "k_study.png").read_bytes() == (study / "k_study.png").read_bytes()
+
+
 def test_a_stopped_study_goes_on_where_it_was(study, labels, monkeypatch, capsys):
     gone = study / "fits" / "types-02-seed-1.json"
     before = gone.read_text()
