@@ -14,8 +14,7 @@ import csv
 import json
 import os
 import pathlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from pasta_gym.mini.weights import weights_directory
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.encoder_identity import require_frozen_encoder
 from pasta_gym.user_model.fit import ONE_TYPE
-from pasta_gym.user_model.fit_world import N_TYPES, is_fitted, labels_folder, model_folder
+from pasta_gym.user_model.fit_world import N_TYPES, find_model, is_fitted, labels_folder
 from pasta_gym.user_model.metrics import reliability_curve, stability
 from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, table_score
 
@@ -48,16 +47,20 @@ _SEED = 0xE7A1
 
 
 def score_all(
-    models: list[pathlib.Path], folders: list[pathlib.Path], tables: Mapping[str, pathlib.Path], n_draws: int
+    models: list[pathlib.Path],
+    folders: list[pathlib.Path],
+    tables: Mapping[str, pathlib.Path],
+    n_draws: int,
+    baselines: Sequence[pathlib.Path] | None = None,
 ) -> tuple[dict[str, list[Scored]], list[dict[str, Any]]]:
     """Score every predictor on every model's raters.
 
     Args:
-        models: Folders of user models. The baseline of one type lies in ``one_type`` inside, or beside those of a mini
-            world that ``fit_world`` made.
+        models: Folders of user models.
         folders: A dataset for each model.
         tables: Scores computed beforehand, ``.npy`` of one number an image, by name.
         n_draws: Draws of the ceiling; 0 leaves it out.
+        baselines: Folders of user models of one type; ``one_type`` inside each model's by default.
 
     Returns:
         Figures by predictor, one entry a model, and what was recovered of the planted types (mini world only).
@@ -66,7 +69,8 @@ def score_all(
     recovered = []
     read: dict[pathlib.Path, Raters] = {}
     shared: dict[pathlib.Path, dict[str, Scored]] = {}
-    for folder, data_folder in zip(models, folders, strict=True):
+    baselines = [folder / ONE_TYPE for folder in models] if baselines is None else baselines
+    for folder, data_folder, baseline in zip(models, folders, baselines, strict=True):
         if data_folder not in read:
             read[data_folder] = load_raters(data_folder)
         raters = read[data_folder]
@@ -75,8 +79,7 @@ def score_all(
         model = UserModel.load(folder)
         require_frozen_encoder(model.metadata, "this evaluation")
         found = {**shared[data_folder], MODEL: score_predictor(ModelPredictor(model, raters.data), raters)}
-        baseline = one_type_of(folder)
-        if baseline is not None:
+        if baseline.is_dir():
             one = UserModel.load(baseline)
             found[ONE] = score_predictor(ModelPredictor(one, raters.data), raters)
         for name, figures in found.items():
@@ -103,27 +106,22 @@ def _without_types(raters: Raters, tables: Mapping[str, pathlib.Path], n_draws: 
     return found
 
 
-def one_type_of(folder: pathlib.Path) -> pathlib.Path | None:
-    """Find the user model of one type (K = 1) that a user model is compared with."""
-    beside = folder.parent / re.sub(r"types_\d+$", "types_1", folder.name)
-    return next((path for path in (folder / ONE_TYPE, beside) if path != folder and is_fitted(path)), None)
-
-
-def folders_of_world(number: int) -> tuple[pathlib.Path, pathlib.Path]:
-    """Name the folders of a mini world's user model and labels: what is shipped of world 0, else the cache's.
+def folders_of_world(number: int) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """Name the folders of a mini world's user model, labels and user model of one type (K = 1).
 
     Raises:
         ValueError: If the world is not fitted, with the command that does it.
     """
     if number == 0:
-        return weights_directory() / "user_model", SHIPPED_LABELS
-    model = model_folder(number, N_TYPES)
-    if not is_fitted(model) or one_type_of(model) is None:
+        model = weights_directory() / "user_model"
+        return model, SHIPPED_LABELS, model / ONE_TYPE
+    model, labels, one = find_model(number, N_TYPES), labels_folder(number), find_model(number, 1)
+    if not (is_fitted(model) and is_fitted(one) and is_fitted(labels)):
         raise ValueError(
-            f"mini world {number} has no user model of {N_TYPES} types and of one in {model.parent}; fit them with "
+            f"mini world {number} lacks labels, or a user model of {N_TYPES} types or of one; make them with "
             f"`python -m pasta_gym.user_model.fit_world {number} --types {N_TYPES} 1`"
         )
-    return model, labels_folder(number)
+    return model, labels, one
 
 
 def matrices(scored: Mapping[str, list[Scored]], metric: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -296,15 +294,16 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     if bool(options.worlds) == bool(options.model):
         parser.error("say either --worlds or --model and --data")
+    baselines = None
     if options.worlds:
         found = [folders_of_world(number) for number in options.worlds]
-        options.model, folders = [model for model, _ in found], [labels for _, labels in found]
+        options.model, folders, baselines = ([row[i] for row in found] for i in range(3))
     else:
         folders = options.data * len(options.model) if len(options.data) == 1 else options.data
     if len(folders) != len(options.model):
         parser.error(f"--data takes one folder or one for each of {len(options.model)} models, got {len(folders)}")
     tables = {name: pathlib.Path(path) for name, _, path in (text.partition("=") for text in options.scores)}
-    scored, recovered = score_all(options.model, folders, tables, options.draws)
+    scored, recovered = score_all(options.model, folders, tables, options.draws, baselines)
     summary = summarise(scored)
     text = as_table(summary)
     ways = shares_of_the_way(scored)

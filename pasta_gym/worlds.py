@@ -249,8 +249,9 @@ def _make_mini() -> World:
 class MiniWorld:
     """Recipe of a mini world with other users: painter, CLIP, diffusion and surrogate are the shipped ones.
 
-    Users are planted by a seed, label the shipped pool of pictures, and a user model is fitted to their labels. Only
-    that of world 0 with eight types is shipped; ``python -m pasta_gym.user_model.fit_world`` makes the others.
+    Users are planted by a seed, label the shipped pool of pictures, and a user model is fitted to their labels. The
+    package has that of world 0 with eight types, a checkout those of worlds 1 and 2 as well;
+    ``python -m pasta_gym.user_model.fit_world`` makes the others.
 
     Attributes:
         number: Seed of the planted users.
@@ -283,9 +284,9 @@ class MiniWorld:
         """
         if self == MiniWorld():
             return make_world("mini")
-        from pasta_gym.user_model.fit_world import is_fitted, model_folder
+        from pasta_gym.user_model.fit_world import find_model, is_fitted
 
-        folder = model_folder(self.number, self.n_types)
+        folder = find_model(self.number, self.n_types)
         if not is_fitted(folder):
             raise ValueError(
                 f"world {self.name} has no user model in {folder}; label and fit it, about five minutes, with "

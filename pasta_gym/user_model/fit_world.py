@@ -1,7 +1,8 @@
 """Makes mini worlds of other users: their raters label the shipped pool, and a user model is fitted to the labels.
 
-Run ``python -m pasta_gym.user_model.fit_world 1 2`` from a checkout, which has the pool. Labels take a second, a fit
-about five minutes of a core; what is there already is left alone. Everything goes into the package's cache.
+Run ``python -m pasta_gym.user_model.fit_world 3 4`` from a checkout, which has the pool. Labels take a second, a fit
+two to five minutes of a core; what is there already is left alone. Everything goes into the package's cache. A checkout
+brings the user models of worlds 1 and 2 along, so that scores made on several machines are of the same users.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pasta_gym.mini.training_data import cache_directory
 
 POOL = pathlib.Path("data/rater_pool")
 N_TYPES = 8
+CHECKOUT = pathlib.Path(__file__).parents[2] / "data" / "user_models"
 
 
 def labels_folder(number: int) -> pathlib.Path:
@@ -24,6 +26,13 @@ def labels_folder(number: int) -> pathlib.Path:
 def model_folder(number: int, n_types: int) -> pathlib.Path:
     """Name the folder of the user model that was fitted to a world's labels with K = ``n_types``."""
     return cache_directory() / "user_models" / f"mini_world_{number}_types_{n_types}"
+
+
+def find_model(number: int, n_types: int) -> pathlib.Path:
+    """Name the folder of a world's user model: the cache's if it is fitted there, or nowhere; else the checkout's."""
+    folder = model_folder(number, n_types)
+    brought = CHECKOUT / folder.name
+    return brought if is_fitted(brought) and not is_fitted(folder) else folder
 
 
 def is_fitted(folder: pathlib.Path) -> bool:
@@ -49,7 +58,7 @@ def fit_world(number: int, n_types: int = N_TYPES, *, pool: pathlib.Path = POOL)
 
     if number < 0 or n_types < 1:
         raise ValueError(f"a world's number is 0 or more and it has 1 type or more, got {number} and {n_types}")
-    folder, labels = model_folder(number, n_types), labels_folder(number)
+    folder, labels = find_model(number, n_types), labels_folder(number)
     if is_fitted(folder):
         print(f"{folder} is fitted already")  # noqa: T201
         return folder

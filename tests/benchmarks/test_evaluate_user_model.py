@@ -58,7 +58,7 @@ def test_worlds_are_named_by_number_and_keep_one_type_beside_theirs(world, tmp_p
     models = tmp_path / "models"
     for name, source in (("types_8", "model-0"), ("types_1", f"model-0/{fit.ONE_TYPE}")):
         UserModel.load(world / source).save(models / f"mini_world_3_{name}")
-    monkeypatch.setattr(command, "model_folder", lambda number, k: models / f"mini_world_{number}_types_{k}")
+    monkeypatch.setattr(command, "find_model", lambda number, k: models / f"mini_world_{number}_types_{k}")
     monkeypatch.setattr(command, "labels_folder", lambda number: world / "labels")
     page = tmp_path / "page.md"
     page.write_text("<!-- evaluation:begin -->\n<!-- evaluation:end -->\n")
@@ -75,13 +75,14 @@ def test_worlds_are_named_by_number_and_keep_one_type_beside_theirs(world, tmp_p
     assert by_number in page.read_text()
     assert str(tmp_path) not in page.read_text()
     (models / "mini_world_3_types_1" / "metadata.json").unlink()
-    with pytest.raises(ValueError, match=r"mini world 3 has no .*fit_world 3 --types 8 1"):
+    with pytest.raises(ValueError, match=r"mini world 3 lacks .*fit_world 3 --types 8 1"):
         command.folders_of_world(3)
 
 
 def test_the_shipped_world_needs_no_fit():
-    model, labels = command.folders_of_world(0)
-    assert command.one_type_of(model) == model / fit.ONE_TYPE
+    model, labels, one = command.folders_of_world(0)
+    assert one == model / fit.ONE_TYPE
+    assert (one / "metadata.json").is_file()
     assert (labels / "metadata.json").is_file()
 
 

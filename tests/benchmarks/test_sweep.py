@@ -15,7 +15,9 @@ from benchmarks.settings import CONFIG_FOLDER, models_digest, read_settings
 from benchmarks.sweep_progress import Planned, Projection, Recorded, Watch, announcement
 from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories.files import write_json
+from pasta_gym.user_model import fit_world
 from pasta_gym.user_model.fit_world import model_folder
+from pasta_gym.worlds import make_world
 
 HERE = pathlib.Path(__file__).parent
 
@@ -109,6 +111,8 @@ def test_a_plan_reads_every_job_as_hydra_would_and_sees_what_is_finished(tiny, t
 
 def test_a_world_that_was_not_fitted_is_named_with_its_command_and_stops_no_other(tmp_path, monkeypatch):
     monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(fit_world, "CHECKOUT", tmp_path)
+    make_world.cache_clear()
     planned = plan_of(tmp_path, "world=mini,mini_1,mini_2", overrides=("agent=random",))
     assert [bool(job.problem) for job in planned] == [False, True, True]
     said = announcement(planned, Projection({("random", "surrogate", 1000): [60.0]}), 1)
@@ -219,6 +223,7 @@ def test_a_world_of_other_users_has_runs_and_weights_of_its_own(tmp_path, monkey
     for name in ("here", "there"):
         shutil.copytree(weights_directory() / "user_model", tmp_path / name / "users")
     shutil.copytree(weights_directory() / "user_model", model_folder(1, 8))
+    make_world.cache_clear()
 
     def settings_of(*overrides):
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -236,3 +241,4 @@ def test_a_world_of_other_users_has_runs_and_weights_of_its_own(tmp_path, monkey
     weights = next(model_folder(1, 8).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes() + b" ")
     assert models_digest(other.environment) != before
+    make_world.cache_clear()

@@ -50,6 +50,18 @@ def test_a_world_has_the_shipped_parts_and_its_own_users(cache):
     assert EnvironmentConfig(user_model=str(folder)).world_name == "mini-mini_world_1_types_8"
 
 
+def test_a_checkout_brings_two_worlds_along_and_own_fits_go_first(cache):
+    for number in (1, 2):
+        brought = fit_world.find_model(number, 8)
+        assert brought == fit_world.CHECKOUT / f"mini_world_{number}_types_8"
+        users = UserModel.load(make_world(MiniWorld(number)).user_model)
+        assert users.metadata["data"]["world_seed"] == number
+        worlds.make_world.cache_clear()
+    assert not fit_world.is_fitted(fit_world.find_model(1, 4))
+    own = fitted(2, 8)
+    assert fit_world.find_model(2, 8) == own
+
+
 def test_labels_and_fit_are_made_once_into_the_cache(cache, monkeypatch):
     calls = []
 
