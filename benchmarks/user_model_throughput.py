@@ -7,6 +7,7 @@ python -m benchmarks.user_model_throughput --dim 768 --batch 2048 --types 8 64 -
 from __future__ import annotations
 
 import argparse
+import pathlib
 import resource
 import sys
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.pages import fill_block, printed_by
 from pasta_gym.user_model.em import pair_log_likelihood
 from pasta_gym.user_model.network import ResidualHeads, ScoreModel
 
@@ -159,10 +161,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=512, help="pairs in a batch")
     parser.add_argument("--types", type=int, nargs="+", default=[1, 4, 8, 16, 64], help="numbers of types K")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--page", type=pathlib.Path, help="put the tables into a page's block throughput")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     peak = matrix_peak(device)
-    out = sys.stdout.write
+    lines: list[str] = []
+
+    def out(text: str) -> None:
+        lines.append(text)
+        sys.stdout.write(text)
+
     out(
         f"{device}, peak of a float32 product {peak / 1e9:.0f} GFLOP/s; d = {given.dim}, {given.batch} pairs a step\n\n"
     )
@@ -176,13 +184,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"| {k} | {found.pairs_per_second:,.0f} | {found.share:.0%} | {found.loop_ratio:.2f} x | "
             f"{found.peak_gib:.2f} GiB | {expected.bytes / GIB:.2f} GiB |\n"
         )
-    out("\nFrom the shapes at d = 768, batches of 2,048 pairs of a prompt each:\n")
+    out("\nFrom the shapes at d = 768, batches of 2,048 pairs of a prompt each:\n\n")
     for k in (8, 16, 64):
         cost = budget(768, k, 4096, 2048)
         out(
             f"K = {k}: {cost.parameters / 1e6:.0f} M weights, {cost.weight_bytes / GIB:.1f} GiB with gradients, AdamW "
-            f"and the target, {cost.activation_bytes / GIB:.1f} GiB of activations, {cost.bytes / GIB:.1f} GiB in all\n"
+            f"and the target, {cost.activation_bytes / GIB:.1f} GiB of activations, "
+            f"{cost.bytes / GIB:.1f} GiB in all\n\n"
         )
+    if given.page:
+        made = printed_by("user_model_throughput", None if arguments is None else list(arguments))
+        fill_block(given.page, "throughput", f"{made}\n\n{''.join(lines)}")
 
 
 if __name__ == "__main__":

@@ -30,14 +30,18 @@ def test_slices_give_what_one_product_gives():
     assert torch.allclose(by_slices(heads, x), heads(x), atol=1e-6)
 
 
-def test_a_measurement_has_sensible_figures(capsys):
+def test_a_measurement_has_sensible_figures(capsys, tmp_path):
     found = measure(8, 2, 16, torch.device("cpu"), peak=1e12)
     assert found.pairs_per_second > 0
     assert 0 < found.share < 1
     assert found.loop_ratio > 0
     assert found.peak_gib > 0
-    main(["--dim", "8", "--batch", "16", "--types", "2", "1"])
+    page = tmp_path / "page.md"
+    page.write_text("<!-- throughput:begin -->\n<!-- throughput:end -->\n")
+    main(["--dim", "8", "--batch", "16", "--types", "2", "1", "--page", str(page)])
     said = capsys.readouterr().out
+    assert "user_model_throughput --dim 8 --batch 16 --types 2 1` on 2" in page.read_text()
+    assert said.strip() in page.read_text()
     assert said.index("| 1 |") < said.index("| 2 |")
     assert "K = 64" in said
 
