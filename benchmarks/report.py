@@ -202,8 +202,9 @@ def _above_random(cell: Cell, agent: str, reward: str) -> Check:
     of_seed = cell.returns[agent].mean(axis=1)
     every = bool((of_seed > cell.returns[RANDOM].mean()).all())
     apart = ours.low > floor.high
+    seeds = "in every seed" if len(of_seed) > 1 else "in its one seed"
     return Check(
-        f"{agent} above random, {reward}: intervals apart and in every seed",
+        f"{agent} above random, {reward}: intervals apart and {seeds}",
         apart and every,
         f"{_text(ours)} against {_text(floor)}; seeds {', '.join(f'{s:.2f}' for s in of_seed)}",
     )
@@ -246,7 +247,7 @@ def _same_order(surrogate: Cell, painted: Cell, reward: str, images: str) -> Che
     found = f"{agreeing} of {n_pairs} pairs in the same order over {painted.episodes} episodes on {images}"
     if reversed_pairs:
         found += f"; reversed beyond noise: {', '.join(reversed_pairs)}"
-    claim = f"agents keep their order when moved from surrogate to {images}, {reward}"
+    claim = f"no two agents change places beyond noise when moved from surrogate to {images}, {reward}"
     return Check(claim, not reversed_pairs if n_pairs else None, found)
 
 

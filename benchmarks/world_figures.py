@@ -1,25 +1,51 @@
 """Prints every figure of the mini world from its shipped weights: ``python -m benchmarks.world_figures``.
 
 Reader, CLIP, autoencoder and diffusion on held-out pictures; raters and user model on held-out raters; the
-surrogate's fidelity. With ``--write`` the figures and pictures go into ``docs/``.
+surrogate's fidelity. With ``--write`` the figures and pictures go into ``docs/``, and each part's own into
+its card.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import pathlib
+from typing import Any
 
 import torch
 from PIL import Image
 
 from benchmarks import surrogate_fidelity
-from benchmarks.pages import REPOSITORY, fill_block
+from benchmarks.pages import REPOSITORY, fill_block, printed_by
 from pasta_gym.mini import figures, weights
 from pasta_gym.user_model import figures as user_figures
 
 DATA = REPOSITORY / "data" / "labels_world_0"
+
+
+def write_cards(record: dict[str, Any], shipped: pathlib.Path) -> None:
+    """Write each part's figures into its card.
+
+    Args:
+        record: What ``docs/figures/mini_world.json`` holds.
+        shipped: Folder of the mini world's weights.
+    """
+    pictures, users = record["pictures"], record["raters_and_user_model"]
+
+    def of(word: str) -> dict[str, Any]:
+        return {name: found for name, found in pictures.items() if word in name}
+
+    surrogate = {name: found for name, found in record["surrogate"].items() if not isinstance(found, int)}
+    for folder, own in (
+        ("reader_eye", of("(eye)")),
+        ("reader_judge", of("(judge)") | of("readers agree")),
+        ("clip", of("CLIP")),
+        ("sdxl", of("SDXL") | of("autoencoder") | of("images per second")),
+        ("surrogate", surrogate),
+    ):
+        weights.add_figures(shipped / folder / "card.json", own)
+    held_out = {name: found for name, found in users["held_out"].items() if name != "one_type"}
+    weights.add_figures(shipped / "user_model" / "metadata.json", {**users["model"], **held_out})
 
 
 def main() -> None:
@@ -54,12 +80,12 @@ def main() -> None:
     (docs / "images").mkdir(exist_ok=True)
     record = {"pictures": parts, "raters_and_user_model": user, "surrogate": fidelity}
     (docs / "figures" / "mini_world.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_cards(record, weights.weights_directory())
     sheet = Image.fromarray(figures.contact_sheet())
     sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(
         docs / "images" / "contact_sheet.png"
     )
-    date = datetime.datetime.now(tz=datetime.UTC).date()
-    made = f"Made by `python -m benchmarks.world_figures --write` on {date}.\n\n"
+    made = f"{printed_by('world_figures', None)}\n\n"
     picture = "\n\n![Painted rows above the rows generated from the same prompts](images/contact_sheet.png)\n"
     fill_block(docs / "mini_world.md", "figures", made + text + picture)
     print("\nwrote docs/mini_world.md, docs/figures/mini_world.json and docs/images/contact_sheet.png")

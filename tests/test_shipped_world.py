@@ -1,6 +1,8 @@
 """The world that ships, through the front door: weights, environment, other libraries' learners."""
 
 import pathlib
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -55,6 +57,25 @@ def test_surrogate_and_user_model_were_fitted_to_the_shipped_clip():
     card = weights.read_card(weights.weights_directory() / "surrogate")
     shipped = weights.weights_directory() / "clip" / "open_clip_model.safetensors"
     assert card["fitted_to"]["clip"] == weights.file_hash(shipped)
+
+
+def painted_conversation():
+    """Choices, prompts and rewards in hundredths of two painted turns, as text."""
+    env = gym.make("PastaT2I-v0", reward="dense").unwrapped
+    env.reset(seed=5)
+    said = []
+    for slate in ([0, 6, 12, 18], [4, 9, 14, 24]):
+        obs, reward, _, _, info = env.step(np.array(slate))
+        said.append(f"{obs['choices'].tolist()} {info['chosen_prompt']} {round(100 * reward)}")
+    env.close()
+    return "; ".join(said)
+
+
+def test_another_process_paints_the_same_conversation():
+    code = "from tests.test_shipped_world import painted_conversation\nprint(painted_conversation())"
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == painted_conversation()
 
 
 def test_a_picture_does_not_depend_on_its_batch():

@@ -158,7 +158,7 @@ def load_pipeline(folder: pathlib.Path | str | None = None) -> StableDiffusionXL
         The pipeline in float32 on the CPU.
 
     Raises:
-        ValueError: If the folder is missing or a file in it is broken.
+        ValueError: If the folder is missing, a file in it is broken, or its weights are not those that its card names.
     """
     ensure_importable()
     import torch
@@ -170,6 +170,9 @@ def load_pipeline(folder: pathlib.Path | str | None = None) -> StableDiffusionXL
             f"no diffusers pipeline in {path} (model_index.json is missing); reinstall pasta-gym, or train it with "
             "`python -m pasta_gym.mini.train sdxl`"
         )
+    if (path / "card.json").is_file():
+        # A tensor that is missing from a text encoder would be drawn at random, with no more than a line in the log.
+        weights.check_files(path)
     try:
         with _without_loading_bars():
             pipeline = StableDiffusionXLPipeline.from_pretrained(

@@ -77,15 +77,40 @@ def file_hash(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that weights depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
 def write_card(folder: pathlib.Path, card: dict[str, Any]) -> None:
     """Write ``card.json``: what a part was trained on, how, with which versions, and what it scores."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    card = {**card, "versions": {"python": platform.python_version(), **versions}}
+    card = {**card, "versions": package_versions()}
     card["files"] = {p.relative_to(folder).as_posix(): file_hash(p) for p in sorted(folder.rglob("*.safetensors"))}
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"card.{os.getpid()}.partial"
     partial.write_text(json.dumps(card, indent=2) + "\n")
     partial.replace(folder / "card.json")
+
+
+def add_figures(path: pathlib.Path, figures: dict[str, Any]) -> None:
+    """Write what a part scores into its card, or another JSON file about it, and leave the rest as it is."""
+    record = {**json.loads(path.read_text()), "figures": figures}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(path)
+
+
+def check_files(folder: pathlib.Path) -> None:
+    """Compare a part's weights with the hashes in its card.
+
+    Raises:
+        ValueError: If the card cannot be read, or a file is missing or is another one than the card names.
+    """
+    for name, digest in read_card(folder)["files"].items():
+        path = folder / name
+        if not path.is_file() or file_hash(path) != digest:
+            found = f"are not those of card.json ({file_hash(path)}, not {digest})" if path.is_file() else "are missing"
+            raise ValueError(f"the weights {path} {found}; reinstall pasta-gym, or copy the whole folder again")
 
 
 def read_card(folder: pathlib.Path) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def rater_figures(pool: Pool, truth: Truth, metadata: dict[str, Any]) -> dict[st
         "sessions": len(pool.raters),
         "best_column_chosen": metadata["best_column_chosen"],
         "mean_column_utility": metadata["mean_column_utility"],
-        "temperature": truth.raters.temperature,
+        "temperature_of_the_raters_choices": truth.raters.temperature,
         "eye_and_judge_agree": agreement,
     }
 
@@ -243,9 +243,12 @@ def all_figures(data_folder: pathlib.Path, model_folder: pathlib.Path) -> dict[s
         "model": {
             "n_types": model.n_types,
             "prior": model.prior.round(4).tolist(),
-            "temperature": model.temperature,
+            "temperature_of_the_models_choices": model.temperature,
             "sharpness": model.sharpness,
             "comparison_temperature": model.comparison_temperature,
+            "comparison_temperature_of_each_start": [
+                start["comparison_temperature"] for start in model.metadata.get("training", {}).get("starts", ())
+            ],
             "ranking_correlation": ranking_correlation(model, data),
             "ranking_correlation_one_type": ranking_correlation(one_type, data),
         },

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from pasta_gym.types import FloatArray, IntArray
@@ -89,7 +90,7 @@ class CandidateScores(
             )
         self._slate_size = config.slate_size
         self.action_space = spaces.Box(-1.0, 1.0, (config.n_candidates,), np.float32)
-        self._categories: IntArray = np.zeros(config.n_candidates, dtype=np.int64)
+        self._categories: IntArray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -100,7 +101,13 @@ class CandidateScores(
         return observation, info
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
-        """Show the slate that the scores stand for."""
+        """Show the slate that the scores stand for.
+
+        Raises:
+            ResetNeeded: If no conversation has begun.
+        """
+        if self._categories is None:
+            raise ResetNeeded("no conversation has begun; call reset() before step()")
         slate = decode_scores(action, self._categories, self._slate_size)
         observation, reward, terminated, truncated, info = self.env.step(slate)
         self._categories = np.array(observation["categories"])

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from pasta_gym.types import IntArray
@@ -56,13 +57,14 @@ class SlateIndex(
         self._share = config.n_candidates // config.n_categories if one_per_category else 1
         self._shape = (len(self._sets),) + (self._share,) * config.slate_size
         self.action_space = spaces.Discrete(math.prod(self._shape))
-        self._categories: IntArray = np.zeros(config.n_candidates, dtype=np.int64)
+        self._categories: IntArray | None = None
 
     def slate(self, index: int) -> IntArray:
         """Return the slate ``(L,)`` that an index stands for at this turn.
 
         Raises:
             ValueError: If the index is no integer or out of range.
+            ResetNeeded: If no conversation has begun.
         """
         n = math.prod(self._shape)
         if not isinstance(index, int | np.integer | np.ndarray) or isinstance(index, bool):
@@ -73,7 +75,7 @@ class SlateIndex(
         which, *ranks = np.unravel_index(int(number), self._shape)
         chosen: IntArray = self._sets[which]
         if self.one_per_category:
-            chosen = candidates_by_category(self._categories, self._n_categories)[chosen, ranks]
+            chosen = self._table()[chosen, ranks]
         return chosen
 
     def index(self, slate: IntArray) -> int:
@@ -81,11 +83,12 @@ class SlateIndex(
 
         Raises:
             ValueError: If this wrapper cannot show the slate.
+            ResetNeeded: If no conversation has begun.
         """
         members = np.sort(np.asarray(slate, dtype=np.int64))
         ranks: IntArray = np.zeros(len(members), dtype=np.int64)
         if self.one_per_category:
-            table = candidates_by_category(self._categories, self._n_categories)
+            table = self._table()
             places = np.array([np.argwhere(table == candidate)[0] for candidate in members])
             members, ranks = places[np.argsort(places[:, 0])].T
         found = np.flatnonzero((self._sets == members).all(axis=1))
@@ -93,6 +96,11 @@ class SlateIndex(
             rule = "different categories" if self.one_per_category else "different candidates"
             raise ValueError(f"the slate {np.asarray(slate).tolist()} has no index: its columns must be of {rule}")
         return int(np.ravel_multi_index((int(found[0]), *ranks.tolist()), self._shape))
+
+    def _table(self) -> IntArray:
+        if self._categories is None:
+            raise ResetNeeded("no conversation has begun, so there are no candidates yet; call reset() first")
+        return candidates_by_category(self._categories, self._n_categories)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

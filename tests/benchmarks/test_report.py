@@ -130,7 +130,7 @@ def test_an_order_that_turns_round_on_diffusion_is_named(planted):
     plant(planted, "random", 5.0, images="diffusion", n=20)
     plant(planted, "iql", 3.0, images="diffusion", n=20)
     [made] = report.make_reports(planted, n_replicates=200)
-    [check] = [c for c in made.checks if "keep their order" in c.claim]
+    [check] = [c for c in made.checks if "change places" in c.claim]
     assert check.passed is False
     assert "reversed beyond noise: iql and random" in check.found
     assert "0 of 1 pairs" in check.found
@@ -182,7 +182,7 @@ def test_transfer_needs_a_second_image_model_with_both_ends_of_the_scale(planted
     [made] = report.make_reports(planted, n_replicates=50)
     assert transfer.section(made) == []
     assert transfer.changes(made.cells["sparse", "surrogate"], made.cells["sparse", "painter"]) == {}
-    [check] = [c for c in made.checks if "keep their order" in c.claim]
+    [check] = [c for c in made.checks if "change places" in c.claim]
     assert (check.passed, "surrogate to painter" in check.claim) == (True, True)
 
 

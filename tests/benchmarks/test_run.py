@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import re
 import shlex
 import shutil
 
@@ -311,6 +312,20 @@ def test_a_failing_run_says_so_in_its_directory_and_in_the_report(configure, tmp
     reports = report.make_reports(tmp_path / "runs", n_replicates=50)
     assert [f["error"] for f in reports[0].failed] == ["RuntimeError: this agent cannot learn"]
     assert "cannot learn" in report.markdown(reports[0])
+
+
+def test_the_readmes_command_for_an_agent_of_ones_own_runs(tmp_path, monkeypatch):
+    page = (CONFIG_FOLDER.parent / "README.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class First" in block]
+    (command,) = re.findall(r"`python -m benchmarks\.run ([^`]*my_agents\.First[^`]*)`", page)
+    (tmp_path / "my_agents.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    small = [f"runs={tmp_path}", "evaluation.n_episodes=3", "tracking=none"]
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = compose("run", [*shlex.split(command), *small])
+    folder = run(read_settings(config))
+    assert {row["agent"] for row in rows_of(folder)} == {"first"}
+    assert len(rows_of(folder)) == 3
 
 
 def test_an_agent_that_cannot_act_is_refused(configure):

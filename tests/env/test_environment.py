@@ -161,10 +161,14 @@ def test_the_hidden_state_stays_hidden():
     for obs, info, _ in play(make(), actions_of(HORIZON), seed=3):
         assert set(info) == visible | ids
         assert "user_type" not in obs
-    _, info = make_vec(2).reset(seed=3)
-    assert set(info) == ids
-    _, info = make_vec(2, reveal=True).reset(seed=3)
-    assert set(info) == ids | {"user_type", "utilities", "choice_probabilities"}
+    for reveal, shown in ((False, ids), (True, ids | {"user_type", "utilities", "choice_probabilities"})):
+        envs = make_vec(2, reveal=reveal)
+        start, info = envs.reset(seed=3)
+        assert set(info) == shown
+        for action in actions_of(HORIZON + 1):  # over the end of the conversation, too
+            obs, *_, info = envs.step(np.stack([action, action]))
+            assert set(info) == shown
+            assert set(obs) == set(start)
 
 
 def test_one_turn_in_sparse_mode_tells_types_apart_by_the_choice_alone():

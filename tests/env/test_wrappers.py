@@ -3,6 +3,7 @@ import itertools
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,6 +118,16 @@ def test_slates_that_scores_cannot_say():
         wrappers.encode_slate(np.array([0, 1, 8]), np.repeat(np.arange(3), 3))
     with pytest.raises(ValueError, match="as many categories"):
         wrappers.decode_scores(np.zeros(4), np.array([0, 0, 1, 1]), 3)
+
+
+@pytest.mark.parametrize("wrapper", [wrappers.SlateIndex, wrappers.CandidateScores])
+def test_a_step_before_the_first_conversation_says_so(wrapper):
+    env = wrapper(make())
+    with pytest.raises(ResetNeeded, match=r"no conversation has begun.* call reset\(\)"):
+        env.step(env.action_space.sample())
+    if wrapper is wrappers.SlateIndex:
+        with pytest.raises(ResetNeeded, match="call reset"):
+            env.index(np.array([0, 4, 8]))
 
 
 def test_more_columns_than_categories():

@@ -1,9 +1,11 @@
 """Weights that are missing, broken or of another shape say so and say what to do."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pasta_gym.mini import reader, sdxl, weights
@@ -66,7 +68,18 @@ def test_shipped_weights_are_those_of_their_cards_and_at_most_30_mb():
     in_parts = [f for f in files if any(f.is_relative_to(c.parent) for c in folder.rglob("card.json"))]
     assert {f: weights.file_hash(f) for f in in_parts} == listed
     for card in cards:
-        assert {"part", "script", "training", "data", "versions", "files"} <= card.keys()
+        assert {"part", "script", "training", "data", "versions", "files", "figures"} <= card.keys()
+        assert card["figures"]
+    users = json.loads((folder / "user_model" / "metadata.json").read_text())
+    assert {"script", "training", "config", "data", "versions", "sha256", "figures"} <= users.keys()
+
+
+def test_figures_join_a_card_and_leave_the_rest(tmp_path):
+    weights.write_card(tmp_path, {"part": "test", "figures": {"old": 1}})
+    before = weights.read_card(tmp_path)
+    weights.add_figures(tmp_path / "card.json", {"accuracy": 0.5})
+    assert weights.read_card(tmp_path) == {**before, "figures": {"accuracy": 0.5}}
+    assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
 
 
 def test_an_unknown_reader_names_the_roles():
@@ -77,6 +90,21 @@ def test_an_unknown_reader_names_the_roles():
 def test_a_folder_without_a_pipeline_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"model_index\.json is missing"):
         sdxl.load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2/model.safetensors", "unet/diffusion_pytorch_model.safetensors"])
+def test_a_pipeline_with_other_weights_than_its_card_names_is_refused(part, tmp_path):
+    folder = tmp_path / "sdxl"
+    shutil.copytree(weights.weights_directory() / "sdxl", folder)
+    weights.check_files(folder)
+    tensors = load_file(folder / part)
+    del tensors[sorted(tensors)[0]]  # what is missing of a text encoder would be drawn at random
+    save_file(tensors, folder / part, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"safetensors are not those of card\.json .* reinstall"):
+        sdxl.load_pipeline(folder)
+    (folder / part).unlink()
+    with pytest.raises(ValueError, match=r"safetensors are missing; reinstall"):
+        sdxl.load_pipeline(folder)
 
 
 def test_a_broken_pipeline_is_named(tmp_path):
