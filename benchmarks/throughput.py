@@ -1,7 +1,7 @@
 """How many turns a second, and where the time goes.
 
-Run ``python -m benchmarks.throughput``. Every timing uses random slates and leaves the first episode out, in
-which models are loaded. The world's prompts are embedded beforehand, which is done once in the life of a machine: the
+Run ``python -m benchmarks.throughput``. Every timing uses random slates and leaves the first conversation out, in
+which models are loaded. A row begins new conversations until its time is up, and plays one turn at least. The world's prompts are embedded beforehand, which is done once in the life of a machine: the
 embeddings are kept. With ``--new-prompts`` they are embedded as they come up, as in the first minutes of use.
 
 Machines differ by several times, so the first line says how fast this one multiplies matrices.
@@ -98,7 +98,7 @@ def embed_all_prompts(world: str, *, progress: bool) -> str:
 
 
 def time_vector(images: str, n_envs: int, *, seconds: float, world: str = "mini") -> Timing:
-    """Time the vector environment for at least ``seconds`` and at least one whole episode."""
+    """Time the vector environment for at least ``seconds`` and at least one turn."""
     envs = EnvironmentConfig(world=world, images=images, split="train").make(n_envs)
     try:
         turns, spent, clock = _timed_episodes(envs, n_envs, seconds)
@@ -142,28 +142,33 @@ def _timed_episodes(envs: Any, n_envs: int, seconds: float) -> tuple[int, float,
     clock = _Clock()
     spent, turns, seed = 0.0, 0, 0
     with ExitStack() as stack:
-        _play(envs, n_envs, seed, horizon, slate_size)
         for part, owner, name in watched_parts(envs):
             stack.enter_context(mock.patch.object(owner, name, clock.wrapped(part, getattr(owner, name))))
-        while spent < seconds or turns == 0:
+        while turns == 0 or spent < seconds:
             seed += n_envs
-            spent += _play(envs, n_envs, seed, horizon, slate_size)
-            turns += horizon * n_envs
+            played, own = _play(envs, n_envs, seed, horizon, slate_size, seconds - spent)
+            spent, turns = spent + own, turns + played * n_envs
     return turns, spent, clock
 
 
-def _play(envs: Any, n_envs: int, seed: int, horizon: int, slate_size: int) -> float:
-    """Play one episode of every conversation; only the environment's own time counts, resets included."""
+def _play(envs: Any, n_envs: int, seed: int, horizon: int, slate_size: int, seconds: float) -> tuple[int, float]:
+    """Begin conversations and play turns of all of them until they end or the time is up, one turn at least.
+
+    Returns:
+        Turns played, and the environment's own time for them, the reset included.
+    """
     seeds = seed + np.arange(n_envs)
     began = time.perf_counter()
     observation, _ = envs.reset(seed=seed)
     spent = time.perf_counter() - began
-    for turn in range(horizon):
+    turn = 0
+    while turn < horizon and (turn == 0 or spent < seconds):
         slates, _ = random_slates(observation["categories"], decision_keys(seeds, turn), slate_size)
         began = time.perf_counter()
         observation = envs.step(slates)[0]
         spent += time.perf_counter() - began
-    return spent
+        turn += 1
+    return turn, spent
 
 
 def watched_parts(envs: Any) -> list[tuple[str, Any, str]]:
@@ -190,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each row")
     parser.add_argument("--surrogate", type=int, nargs="*", default=[1, 8, 64, 256], help="vector sizes")
-    parser.add_argument("--diffusion", type=int, nargs="*", default=[1, 8], help="vector sizes")
+    parser.add_argument("--diffusion", type=int, nargs="*", default=[1, 8, 64, 256], help="vector sizes")
     parser.add_argument("--world", default="mini")
     parser.add_argument("--new-prompts", action="store_true", help="do not embed the world's prompts beforehand")
     parser.add_argument("--json", action="store_true", help="one JSON object a row in place of the table")
@@ -210,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     for images, sizes in (("surrogate", given.surrogate), ("diffusion", given.diffusion)):
         if not sizes:
             continue
+        time_single(images, seconds=0.1, world=given.world)  # loads the models, which the rows below share
         _write(time_single(images, seconds=given.seconds, world=given.world), as_json=given.json)
         for n_envs in sizes:
             _write(time_vector(images, n_envs, seconds=given.seconds, world=given.world), as_json=given.json)

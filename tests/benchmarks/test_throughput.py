@@ -31,12 +31,17 @@ def test_nested_time_counts_once():
 def test_shares_are_of_the_environments_time_and_parts_are_put_back(tiny, sized):
     before = tiny.text_encoder.embed
     made = throughput.time_vector("surrogate", 5, seconds=0.01, world="tiny")
-    assert made.turns % (4 * 5) == 0
+    assert made.turns % 5 == 0
     assert made.turns_per_second > 0
     assert set(made.shares) == set(throughput.PARTS)
     assert all(share > 0 for share in made.shares.values())
     assert sum(made.shares.values()) < 1
     assert tiny.text_encoder.embed == before
+
+
+def test_a_row_plays_one_turn_at_least_and_begins_again_until_its_time_is_up(tiny, sized):
+    assert throughput.time_vector("surrogate", 5, seconds=0, world="tiny").turns == 5
+    assert throughput.time_vector("surrogate", 5, seconds=0.2, world="tiny").turns > 4 * 5
 
 
 def test_the_command_writes_one_row_a_size(tiny, sized, monkeypatch, capsys):
