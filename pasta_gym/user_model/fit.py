@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pasta_gym.mini.weights import package_versions
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.checkpoint import Checkpoints
 from pasta_gym.user_model.choice import ChoiceConfig, ChoiceFit, fit_choice_model
@@ -175,8 +174,6 @@ def fit_folder(
     encoder = source.get("encoder_sha256")
     if encoder:
         model.metadata["encoder"] = {"frozen_sha256": encoder, "sha256": encoder}
-    model.metadata["script"] = f"python -m pasta_gym.user_model.fit --types {n_types} --steps {steps} --seed {seed}"
-    model.metadata["versions"] = package_versions()
     model.metadata["seconds"] = round(time.monotonic() - began, 1)
     model.save(folder)
     training = model.metadata["training"]

@@ -70,8 +70,7 @@ def test_shipped_weights_are_those_of_their_cards_and_at_most_30_mb():
     for card in cards:
         assert {"part", "script", "training", "data", "versions", "files", "figures"} <= card.keys()
         assert card["figures"]
-    users = json.loads((folder / "user_model" / "metadata.json").read_text())
-    assert {"script", "training", "config", "data", "versions", "sha256", "figures"} <= users.keys()
+    assert {path.parent.name for path in folder.rglob("card.json")} == {path.name for path in folder.iterdir()}
 
 
 def test_figures_join_a_card_and_leave_the_rest(tmp_path):
