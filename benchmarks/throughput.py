@@ -1,8 +1,9 @@
 """How many turns a second, and where the time goes.
 
 Run ``python -m benchmarks.throughput``. Every timing uses random slates and leaves the first conversation out, in
-which models are loaded. A row begins new conversations until its time is up, and plays one turn at least. The world's prompts are embedded beforehand, which is done once in the life of a machine: the
-embeddings are kept. With ``--new-prompts`` they are embedded as they come up, as in the first minutes of use.
+which models are loaded. A row begins new conversations until its time is up, and plays one turn at least. The world's
+prompts are embedded beforehand, which is done once in the life of a machine: the embeddings are kept. With
+``--new-prompts`` they are embedded as they come up, as in the first minutes of use.
 
 Machines differ by several times, so the first line says how fast this one multiplies matrices.
 """
