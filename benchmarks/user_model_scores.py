@@ -64,7 +64,7 @@ def choice_labels(model: UserModel, data: PreferenceData, raters: IntArray) -> L
 
 def posteriors(model: UserModel, evidence: Labels, rows: list[IntArray]) -> FloatArray:
     """Posterior over types from the labels in each rater's ``rows``: ``(R, K)``."""
-    sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), -1)
+    sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), model.n_types)
     joint = np.log(np.maximum(model.prior, 1e-300)) + sums
     weights = np.exp(joint - joint.max(axis=1, keepdims=True))
     normalised: FloatArray = weights / weights.sum(axis=1, keepdims=True)

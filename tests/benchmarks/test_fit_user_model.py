@@ -229,6 +229,22 @@ def test_raters_without_pairs_are_known_by_their_first_choices():
     assert scores["1"]["largest_posterior"] > scores["0"]["largest_posterior"] == pytest.approx(0.5)
 
 
+class Small(Shop):
+    """So few raters that none is held out."""
+
+    def rater_split(self, rater):
+        return "train"
+
+
+def test_a_fit_without_test_raters_ends_with_a_card_that_says_so(settings, monkeypatch):
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Small())
+    out = command.run(settings("one_type=false", "user_model.phase2=false"))
+    assert UserModel.load(out).metadata["held_out"]["raters"] == 0
+    card = (out / "card.md").read_text()
+    assert "only 0 test raters" in card
+    assert "## Good for\n- Nothing that was measured." in card
+
+
 GOOD = {
     "raters": 100,
     "uniform_choice_log_likelihood": -1.386,
