@@ -108,6 +108,28 @@ def make_encoder(name: str) -> ClipEncoder:
     return ClipEncoder.pretrained(model, tag)
 
 
+def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
+    """Look for a first session in datasets, before their pictures are embedded and EM runs.
+
+    Args:
+        sources: Kind and options of each dataset.
+        max_sessions: Most sessions that will be taken of each; None means all.
+
+    Raises:
+        ValueError: If there is none in any.
+    """
+    if max_sessions == 0:
+        raise ValueError("limits.max_sessions is 0, and without sessions the choice temperature cannot be fitted")
+    # Datasets of their own: what is read here is not to be counted in the reports.
+    if not any(next(open_dataset(**source).sessions(), None) for source in sources):
+        kinds = ", ".join(source["kind"] for source in sources)
+        raise ValueError(
+            f"there are no sessions in {kinds}, so the choice temperature cannot be fitted, with or without phase 2; "
+            "add a dataset that has them: data=preferences/paper fits Pick-a-Pic, HPD v2 and SAC together with PASTA's "
+            "sessions, and a file of your own in conf/data/preferences/ may list any others"
+        )
+
+
 def run(settings: FitSettings) -> pathlib.Path:
     """Gather the data, fit, measure and write; goes on where an earlier call was stopped.
 
@@ -115,9 +137,10 @@ def run(settings: FitSettings) -> pathlib.Path:
         The user model's folder.
 
     Raises:
-        ValueError: If data, encoder or configuration are at fault.
+        ValueError: If data, encoder or configuration are at fault, or no dataset has sessions.
     """
     began, given, out = time.monotonic(), settings.resolved, settings.out
+    require_sessions(given["data"], given["limits"]["max_sessions"])
     encoder = make_encoder(given["encoder"])
     sources = [open_dataset(**source) for source in given["data"]]
     originals = Originals(pathlib.Path(given["cache"]) / PICTURES) if settings.phases.train_encoder else None

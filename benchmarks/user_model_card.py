@@ -73,6 +73,20 @@ def cautions(metadata: dict[str, Any]) -> list[str]:
     return notes
 
 
+def about_prompts(scores: dict[str, Any]) -> str:
+    """Say which of the held-out labels are on prompts that training raters judged too; nothing if there are none."""
+    shares = scores.get("on_seen_prompts", {})
+    if not shares:
+        return ""
+    said = " and ".join(f"{share:.0%} of their {kind}" for kind, share in shares.items())
+    said = f"On prompts that training raters judged as well: {said}."
+    if any(shares.values()):
+        said += (
+            " There the figures are about new people, not about new prompts; +splits.by=both keeps prompts apart too."
+        )
+    return said
+
+
 def write_card(folder: pathlib.Path, model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> None:
     """Write ``card.md`` and ``card.png`` into a user model's folder, each whole or not at all.
 
@@ -98,7 +112,7 @@ def write_card(folder: pathlib.Path, model: UserModel, scores: dict[str, Any], o
         *[f"- {said}" for said in bad],
         "",
         "## Figures",
-        "Test raters, after n labels of theirs. The fit never saw them.",
+        f"Test raters, after n labels of theirs. The fit never saw them. {about_prompts(scores)}".rstrip(),
         "",
         *_table(scores, one_type),
         "",

@@ -9,6 +9,7 @@ import numpy as np
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.features import shown_to
 from pasta_gym.user_model.metrics import calibration_error, log_sigmoid
 from pasta_gym.user_model.user_model import UserModel
 
@@ -64,7 +65,7 @@ def choice_labels(model: UserModel, data: PreferenceData, raters: IntArray) -> L
 
 def posteriors(model: UserModel, evidence: Labels, rows: list[IntArray]) -> FloatArray:
     """Posterior over types from the labels in each rater's ``rows``: ``(R, K)``."""
-    sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), -1)
+    sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), model.n_types)
     joint = np.log(np.maximum(model.prior, 1e-300)) + sums
     weights = np.exp(joint - joint.max(axis=1, keepdims=True))
     normalised: FloatArray = weights / weights.sum(axis=1, keepdims=True)
@@ -93,6 +94,23 @@ def figures_of(name: str, probabilities: FloatArray, said: IntArray) -> dict[str
     }
 
 
+def seen_prompt_shares(data: PreferenceData, split: str = "test") -> dict[str, float]:
+    """How many of the labels of held-out raters are on prompts that training raters judged too, word for word.
+
+    Args:
+        data: All labels.
+        split: Which split's raters.
+
+    Returns:
+        Shares in [0, 1] of the pairs, with rankings' neighbours, and of the choices; a kind that nobody gave has none.
+    """
+    raters, seen = data.raters_of(split), shown_to(data, data.raters_of("train")).prompts
+    who, prompts, _, _ = data.all_pairs()
+    sessions = np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])[0]
+    kinds = {"pairs": prompts[np.isin(who, raters)], "choices": data.session_prompts[sessions]}
+    return {kind: float(np.isin(shown, seen).mean()) for kind, shown in kinds.items() if len(shown)}
+
+
 def held_out_scores(
     model: UserModel, data: PreferenceData, split: str = "test", n_labels: tuple[int, ...] = N_LABELS
 ) -> dict[str, Any]:
@@ -109,7 +127,7 @@ def held_out_scores(
 
     Returns:
         By n, as text: counts, accuracies, log-likelihoods and calibration errors of ``pair`` and ``choice``; and
-        ``raters``, ``uniform_choice_log_likelihood``.
+        ``raters``, ``uniform_choice_log_likelihood``, ``on_seen_prompts`` of ``seen_prompt_shares``.
     """
     raters = data.raters_of(split)
     pairs, choices = pair_labels(model, data, raters), choice_labels(model, data, raters)
@@ -120,6 +138,7 @@ def held_out_scores(
     figures: dict[str, Any] = {
         "raters": int(sum(len(p) + len(c) > 0 for p, c in zip(of_pairs, of_choices, strict=True))),
         "uniform_choice_log_likelihood": -float(np.log(choices.opposites.shape[-1])),
+        "on_seen_prompts": seen_prompt_shares(data, split),
     }
     for n in n_labels:
         learned = posteriors(model, pairs, [p[: min(n, h)] for p, h in zip(of_pairs, halves, strict=True)])

@@ -5,7 +5,6 @@ The published README and the published files spell two keys differently; both sp
 
 from __future__ import annotations
 
-import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias, get_args
@@ -19,6 +18,7 @@ from pasta_gym.datasets.rows import Row, shown
 SPLITS: tuple[str, ...] = ("train", "test")
 IMAGE_KEYS: tuple[str, ...] = ("image_path", "file_path")
 POSITION_KEYS: tuple[str, ...] = ("annotation", "rank")
+_MANY = 1_000_000
 
 Rankings: TypeAlias = Literal["annotators", "averaged"]
 """Which rankings of the test split: each annotator's own, or their average."""
@@ -28,8 +28,9 @@ class HPDv2(BaseDataset):
     """Pairs (train) or rankings of nine or ten images (test) of HPD v2.
 
     The train split has no rater ids: each row is its own rater. In the test split every annotator's ranking is a
-    comparison of its own, by ``user_hash``. Positions count from the best, from 0 or from 1 alike. A bad image takes
-    its pair with it; a ranking goes on without it while two images are left.
+    comparison of its own, by ``user_hash``. Positions count from the best, from 0 or from 1 alike; equal ones are a
+    tie, which the averaged ranking may not have. A bad image takes its pair with it; a ranking goes on without it while
+    two images are left.
 
     Args:
         folder: Folder of ``train.json`` and ``train/*.jpg``, ``test.json`` and ``test/*.jpg``.
@@ -120,7 +121,7 @@ class HPDv2(BaseDataset):
                 "raw_annotations",
             )
         else:
-            yield None, _positions(row, "rank", n_images)
+            yield None, _permutation(row, "rank", n_images)
 
     def _annotation(self, row: Row, index: int, annotation: Any, n_images: int) -> tuple[str | None, list[float]]:
         place = f"raw_annotations[{index}]"
@@ -147,13 +148,31 @@ def _pair_ranks(row: Row) -> list[float]:
 
 
 def _positions(row: Row, key: str, n_images: int) -> list[float]:
-    """Positions as they stand: a comparison's ranks mean their order alone, so their base does not matter."""
+    """Positions as they stand: a comparison's ranks mean their order alone, so their base does not matter.
+
+    An annotator may have put two images at one place; the averaged ranking is one of all images.
+    """
     positions = [
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
-        else math.nan
+        int(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MANY and value == int(value)
+        else -1
         for value in row.items(key)
     ]
-    if len(positions) != n_images or not all(math.isfinite(position) for position in positions):
-        raise row.error(f"expected {n_images} positions, one an image, got {shown(row.values[key])}", key)
+    if len(positions) != n_images or min(positions) < 0:
+        raise row.error(
+            f"expected {n_images} positions, one an image, whole numbers of 0 or more, got {shown(row.values[key])}; "
+            "fetch the file again",
+            key,
+        )
+    return [float(position) for position in positions]
+
+
+def _permutation(row: Row, key: str, n_images: int) -> list[float]:
+    positions = _positions(row, key, n_images)
+    if sorted(positions) not in (list(range(n_images)), list(range(1, n_images + 1))):
+        raise row.error(
+            f"expected each of 0..{n_images - 1} or of 1..{n_images} once, got {shown(row.values[key])}; fetch the "
+            "file again",
+            key,
+        )
     return positions

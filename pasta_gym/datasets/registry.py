@@ -29,20 +29,35 @@ def open_dataset(kind: str, **options: Any) -> PreferenceDataset:
         ValueError: If the kind or an option is unknown, or one is missing. A ``DatasetError`` if files are missing.
         ModuleNotFoundError: If pyarrow is not installed.
     """
+    dataset_class = _class_of(kind)
+    _require_options(kind, dataset_class, options)
+    dataset: PreferenceDataset = dataset_class(**options)
+    return dataset
+
+
+def options_of(kind: str) -> tuple[str, ...]:
+    """Names of the options that a kind of dataset has.
+
+    Raises:
+        ValueError: If the kind is unknown.
+        ModuleNotFoundError: If pyarrow is not installed.
+    """
+    return tuple(inspect.signature(_class_of(kind)).parameters)
+
+
+def _class_of(kind: str) -> type:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(sorted(KINDS))}, got {kind!r}")
     module, name = KINDS[kind]
     try:
-        dataset_class = getattr(importlib.import_module(module), name)
+        dataset_class: type = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
         raise ModuleNotFoundError(
             f"the dataset {kind} needs pyarrow; install it with: pip install 'pasta-gym[train]'", name="pyarrow"
         ) from error
-    _require_options(kind, dataset_class, options)
-    dataset: PreferenceDataset = dataset_class(**options)
-    return dataset
+    return dataset_class
 
 
 def _require_options(kind: str, dataset_class: type, options: dict[str, Any]) -> None:

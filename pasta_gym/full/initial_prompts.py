@@ -1,7 +1,8 @@
 """Initial prompts of full-size worlds: from a file, at most ten words each (appendix C.1), split by the prompt.
 
-Take them from a preference dataset with
-``python -m pasta_gym.full.initial_prompts --kind pickapic --path FOLDER --out prompts.txt``.
+Take them from a preference dataset, whose options are given as KEY=VALUE, with
+``python -m pasta_gym.full.initial_prompts --kind hpdv2 folder=FOLDER split=test --out prompts.txt``.
+No picture is decoded.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from pasta_gym.candidates.llm_words import count_words
 from pasta_gym.datasets.records import Comparison, Rating, Session
@@ -139,17 +141,51 @@ def _lines(path: pathlib.Path) -> list[str]:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
 
 
+def read_options(kind: str, given: Sequence[str]) -> dict[str, Any]:
+    """Read options of a dataset as a command line has them; pictures are not decoded unless ``verify_images`` says so.
+
+    Args:
+        kind: Kind of the dataset.
+        given: ``KEY=VALUE`` each. A value in JSON, such as ``1``, ``true`` or ``{"rater_id": "worker"}``, is what it
+            says; any other is text. A folder called 1 is ``./1``.
+
+    Returns:
+        Arguments of ``open_dataset``.
+
+    Raises:
+        ValueError: If one is no ``KEY=VALUE``, or comes twice.
+    """
+    from pasta_gym.datasets.registry import options_of
+
+    options: dict[str, Any] = {}
+    for option in given:
+        key, sign, value = option.partition("=")
+        if not sign or not key:
+            raise ValueError(f"options are KEY=VALUE, such as {options_of(kind)[0]}=FOLDER; got {option!r}")
+        if key in options:
+            raise ValueError(f"the option {key} is given twice, as {options[key]!r} and {value!r}; leave one out")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    if "verify_images" in options_of(kind):
+        options.setdefault("verify_images", False)
+    return options
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write the short prompts of a preference dataset to a file."""
     from pasta_gym.datasets import open_dataset
 
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.full.initial_prompts", description=__doc__)
     parser.add_argument("--kind", required=True, help="kind of the dataset, such as pickapic")
-    parser.add_argument("--path", required=True, help="its folder")
+    parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="options of the dataset, such as folder=HPDv2")
+    parser.add_argument("--path", help="the same as path=...")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a .txt file")
     parser.add_argument("--limit", type=int, default=None, help="most prompts to take")
-    given = parser.parse_args(arguments)
-    dataset = open_dataset(given.kind, path=given.path)
+    given = parser.parse_intermixed_args(arguments)
+    options = [*given.options, *([f"path={given.path}"] if given.path is not None else [])]
+    dataset = open_dataset(given.kind, **read_options(given.kind, options))
     records: Iterator[Comparison | Rating | Session] = itertools.chain(
         dataset.comparisons(), dataset.ratings(), dataset.sessions()
     )

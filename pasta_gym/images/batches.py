@@ -8,13 +8,15 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 
-def work_in_batches(n: int, batch_size: int, work: Callable[[slice], None]) -> int:
+def work_in_batches(n: int, batch_size: int, work: Callable[[slice], None], *, fill: bool = False) -> int:
     """Call ``work`` on slices of ``range(n)``; one that runs out of memory is halved and tried again.
 
     Args:
         n: How many items.
         batch_size: Largest slice to begin with.
         work: Does one slice; it must leave nothing behind when it runs out of memory.
+        fill: Whether every batch is as long as the present batch size, for work that fills up the last one. The last
+            slice then reaches past ``n``.
 
     Returns:
         The largest slice that fitted; begin with it the next time.
@@ -26,7 +28,7 @@ def work_in_batches(n: int, batch_size: int, work: Callable[[slice], None]) -> i
 
     start = 0
     while start < n:
-        size = min(batch_size, n - start)
+        size = batch_size if fill else min(batch_size, n - start)
         try:
             work(slice(start, start + size))
             start += size

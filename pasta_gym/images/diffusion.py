@@ -141,9 +141,10 @@ class DiffusionImages:
         pixels = np.zeros((n_images, self.height, self.width, 3), dtype=np.uint8)
 
         def paint(chunk: slice) -> None:
-            pixels[chunk] = self._paint(rows[chunk], texts, encoded, seeds[chunk])
+            size = chunk.stop - chunk.start  # of what is painted, which may be more than is wanted
+            pixels[chunk] = self._paint(rows[chunk], texts, encoded, seeds[chunk], size)
 
-        self.batch_size = work_in_batches(n_images, self.batch_size, paint)
+        self.batch_size = work_in_batches(n_images, self.batch_size, paint, fill=self.fill_batches)
         embeddings = np.asarray(self.encode_images(pixels), dtype=np.float32)
         return Images(
             embeddings.reshape(*keys.shape, self.embedding_dim), pixels.reshape(*keys.shape, *pixels.shape[1:])
@@ -159,13 +160,18 @@ class DiffusionImages:
         work_in_batches(len(texts), self.batch_size, encode)
         return joined(parts)
 
-    def _paint(self, rows: IntArray, texts: list[str], encoded: Encoded | None, seeds: list[int]) -> ImageArray:
-        """Paint one batch: the texts at ``rows (n,)`` with seeds ``(n,)``, as ``(n, height, width, 3)`` uint8."""
+    def _paint(
+        self, rows: IntArray, texts: list[str], encoded: Encoded | None, seeds: list[int], size: int
+    ) -> ImageArray:
+        """Paint one batch: the texts at ``rows (n,)`` with seeds ``(n,)``, as ``(n, height, width, 3)`` uint8.
+
+        It is filled up to ``size`` with copies.
+        """
         import torch
 
         n = len(rows)
-        if self.fill_batches and n < self.batch_size:
-            copies = np.arange(self.batch_size) % n
+        if n < size:
+            copies = np.arange(size) % n
             rows, seeds = rows[copies], [seeds[i] for i in copies]
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         before = _global_states()

@@ -69,6 +69,22 @@ def has_single_turn_labels(data: PreferenceData) -> NDArray[np.bool_]:
     return counts
 
 
+def train_sessions(data: PreferenceData) -> IntArray:
+    """Rows of the training raters' sessions, ``(s,)``: what the choice temperature is fitted on.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    sessions = np.flatnonzero(np.isin(data.session_raters, data.raters_of("train"))).astype(np.int64)
+    if not len(sessions):
+        raise ValueError(
+            f"the train split holds no sessions (all splits hold {len(data.session_raters)}), so the choice "
+            "temperature cannot be fitted; add a dataset that has them, such as PASTA's (data=preferences/paper fits "
+            "it together with Pick-a-Pic, HPD v2 and SAC), or more raters"
+        )
+    return sessions
+
+
 def fit_choice_models(
     model: ScoreModel, posterior: torch.Tensor, data: PreferenceData, config: ChoiceConfig | None = None
 ) -> dict[str, ChoiceFit]:
@@ -86,11 +102,7 @@ def fit_choice_models(
     Raises:
         ValueError: If the train split has no sessions.
     """
-    is_train = np.zeros(data.n_raters, dtype=bool)
-    is_train[data.raters_of("train")] = True
-    sessions = np.flatnonzero(is_train[data.session_raters]).astype(np.int64)
-    if not len(sessions):
-        raise ValueError("the train split holds no sessions, so the choice temperature cannot be fitted; add some")
+    sessions = train_sessions(data)
     scores, choices, rows = session_scores(model, data, sessions)
     who = torch.from_numpy(data.session_raters[sessions])[rows]
     return {name: fit_choice_model(scores, choices, posterior[who], name, config) for name in AGGREGATORS}
@@ -119,9 +131,10 @@ def fit_user_model(
         The user model with the softmax aggregator; its metadata holds the configuration and the training figures.
 
     Raises:
-        ValueError: If the train split has no labels or no sessions.
+        ValueError: If the train split has no labels or no sessions; nothing has been fitted then.
     """
     config = config or EMConfig()
+    train_sessions(data)  # before EM, which may take days
     raters = data.raters_of("train")
     raters = raters[has_single_turn_labels(data)[raters]]
     fitted = fit_score_model(labels_of(data, raters), config, log, checkpoints=checkpoints, progress=progress)

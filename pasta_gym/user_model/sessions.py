@@ -117,7 +117,10 @@ class RaterBatches:
         self._counts = torch.bincount(self._sessions.raters, minlength=self.n_raters)
         self._starts = self._counts.cumsum(0) - self._counts
         if not len(self._sessions):
-            raise ValueError("the raters have no sessions to fit on; add some, or leave phase 2 out (phase2=false)")
+            raise ValueError(
+                "the raters have no sessions to fit on; add a dataset that has them, such as PASTA's "
+                "(data=preferences/paper)"
+            )
         said = torch.bincount(torch.cat([labels.pair_raters, labels.rating_raters]), minlength=self.n_raters)
         alone = (self._counts == 0) & (said > 0)
         self._queues = [_Queue(torch.nonzero(self._counts)[:, 0], self._counts, batch_sessions, generator)]

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 import pasta_gym  # noqa: F401
 from benchmarks import fit_user_model as command
-from benchmarks.user_model_card import findings
+from benchmarks.user_model_card import about_prompts, findings
 from benchmarks.user_model_scores import held_out_scores
 from pasta_gym.datasets import Comparison, Image, Rating, Session, Turn
 from pasta_gym.datasets.records import LoadReport
@@ -137,6 +137,27 @@ def test_phases_can_be_left_out(settings):
         settings("user_model.phase1=false", "user_model.phase2=false")
 
 
+class Votes(Shop):
+    """The same raters, who chose nothing."""
+
+    def sessions(self):
+        return iter(())
+
+
+@pytest.mark.parametrize("override", ["user_model.phase1=true", "user_model.phase2=false"])
+def test_data_without_sessions_are_refused_before_anything_is_embedded(settings, monkeypatch, override):
+    given, shop = settings(override), command.open_dataset
+    monkeypatch.setattr(command, "gather", lambda *a, **k: pytest.fail("pictures were embedded"))
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Votes())
+    with pytest.raises(ValueError, match=r"no sessions in mini_raters, .*with or without phase 2.*preferences/paper"):
+        command.run(given)
+    # One dataset that has some is enough, wherever it stands.
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Votes() if kind == "votes" else shop(kind))
+    command.require_sessions([{"kind": "votes"}, {"kind": "shop"}], None)
+    with pytest.raises(ValueError, match=r"limits\.max_sessions is 0"):
+        command.require_sessions([{"kind": "shop"}], 0)
+
+
 def test_the_papers_tables_are_a_configuration():
     with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
         paper = command.read_settings(compose("fit_user_model", ["user_model=paper"])).phases
@@ -206,6 +227,52 @@ def test_raters_without_pairs_are_known_by_their_first_choices():
     assert scores["1"]["choices"] == 3
     assert scores["1"]["pairs"] == 0
     assert scores["1"]["largest_posterior"] > scores["0"]["largest_posterior"] == pytest.approx(0.5)
+
+
+class TwoPrompts(Shop):
+    """Test raters 9 to 11 judge a sun, a prompt of training raters; 10 and 11 a star as well, which no other does."""
+
+    def _prompt_of(self, rater, i):
+        if int(rater) < 9:
+            return "a moon" if i % 2 else "a sun"
+        return "a star" if int(rater) > 9 and i < 3 else "a sun"
+
+    def comparisons(self):
+        for i, made in enumerate(super().comparisons()):
+            text = self._prompt_of(made.rater, i % self.n_pairs)
+            yield dataclasses.replace(made, prompt=text, prompt_embedding=np.full(D, len(text), dtype=np.float32))
+
+    def sessions(self):
+        for made in super().sessions():
+            text = self._prompt_of(made.rater, 0)
+            yield dataclasses.replace(made, prompt=text, prompt_embedding=np.full(D, len(text), dtype=np.float32))
+
+
+def test_the_card_says_how_many_held_out_labels_are_on_prompts_of_training_raters(settings, monkeypatch):
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: TwoPrompts())
+    out = command.run(settings("one_type=false", "user_model.phase2=false"))
+    # Pairs: all 6 of rater 9, the last 3 of raters 10 and 11; choices: those of rater 9.
+    assert UserModel.load(out).metadata["held_out"]["on_seen_prompts"] == {"pairs": 12 / 18, "choices": 1 / 3}
+    card = (out / "card.md").read_text()
+    assert "On prompts that training raters judged as well: 67% of their pairs and 33% of their choices." in card
+    assert "+splits.by=both keeps prompts apart too" in card
+    assert "splits.by" not in about_prompts({"on_seen_prompts": {"pairs": 0.0}})
+
+
+class Small(Shop):
+    """So few raters that none is held out."""
+
+    def rater_split(self, rater):
+        return "train"
+
+
+def test_a_fit_without_test_raters_ends_with_a_card_that_says_so(settings, monkeypatch):
+    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Small())
+    out = command.run(settings("one_type=false", "user_model.phase2=false"))
+    assert UserModel.load(out).metadata["held_out"]["raters"] == 0
+    card = (out / "card.md").read_text()
+    assert "only 0 test raters" in card
+    assert "## Good for\n- Nothing that was measured." in card
 
 
 GOOD = {

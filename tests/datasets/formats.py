@@ -123,7 +123,7 @@ def write_hpdv2(folder, train=HPD_TRAIN, test=HPD_TEST, skip=()):
 
 
 SAC_TABLES = """
-CREATE TABLE survey (id INTEGER PRIMARY KEY, qid INTEGER, rating INTEGER);
+CREATE TABLE survey (id INTEGER, qid INTEGER, rating INTEGER, PRIMARY KEY (id, qid));
 CREATE TABLE generations (id INTEGER PRIMARY KEY, sid INTEGER, method INTEGER, prompt TEXT, verified INTEGER);
 CREATE TABLE images (id INTEGER PRIMARY KEY, gid INTEGER, idx INTEGER);
 CREATE TABLE paths (iid INTEGER, path TEXT);
@@ -136,12 +136,16 @@ SAC_PATH = "home/jdp/simulacra-aesthetic-captions/sac-000001/"
 def write_simulacra(folder, ratings=((7, 1, 10), (7, 2, 1), (8, 3, 4), (None, 1, 7)), skip=(), statements=()):
     """Write the database and its images; image i is of generation 100 + i.
 
-    Image 1 lies at its path, 2 at its path's last part, 3 under its short name.
+    Image 1 lies at its path, 2 at its path's last part, 3 under its short name. Surveys 7 and 8 have a row for each of
+    their 20 questions.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "sac_public_2022_06_29.sqlite"
     connection = sqlite3.connect(file)
     connection.executescript(SAC_TABLES)
+    for survey in (7, 8):
+        answers = [(survey, question, 1 + (survey * question) % 10) for question in range(20)]
+        connection.executemany("INSERT INTO survey VALUES (?, ?, ?)", answers)
     for image in (1, 2, 3):
         connection.execute("INSERT INTO generations VALUES (?, 7, 3, ?, 1)", (100 + image, f"dream {image}"))
         connection.execute("INSERT INTO images VALUES (?, ?, 1)", (image, 100 + image))

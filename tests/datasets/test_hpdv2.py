@@ -106,7 +106,7 @@ def broken(split, change):
         ("test", lambda e: e["raw_annotations"].append(3), 1, "raw_annotations[1]", "expected an object, got 3"),
         (
             *("test", lambda e: e["raw_annotations"][0].update(annotation=[1])),
-            *("1, raw_annotations[0]", "annotation", r"expected 2 positions, one an image, got \[1\]"),
+            *("1, raw_annotations[0]", "annotation", r"expected 2 positions, one an image, .*got \[1\]"),
         ),
         (
             *("test", lambda e: e["raw_annotations"][0].update(annotation=[1, None])),
@@ -124,6 +124,56 @@ def test_what_makes_no_sense_names_file_row_and_key(tmp_path, split, change, row
     with pytest.raises(DatasetError, match=message) as caught:
         list(HPDv2(tmp_path, split, max_bad_images=1.0).comparisons())
     assert (caught.value.file, caught.value.row, caught.value.column) == (str(tmp_path / f"{split}.json"), row, column)
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ([5, 5.5, -3], r"3 positions, one an image, whole numbers of 0 or more, got \[5, 5\.5, -3\]; fetch the file"),
+        ([0, -1, 2], r"whole numbers of 0 or more, got \[0, -1, 2\]"),
+        ([0, 1, 0.5], r"whole numbers of 0 or more, got \[0, 1, 0\.5\]"),
+        ([0, 1, 10**400], r"whole numbers of 0 or more"),
+        ([0, 1, float("nan")], r"whole numbers of 0 or more"),
+        ([0, 1, True], r"whole numbers of 0 or more, got \[0, 1, True\]"),
+    ],
+)
+def test_an_annotators_positions_are_whole_numbers(tmp_path, positions, message):
+    write_hpdv2(tmp_path)
+    entries = copy.deepcopy(HPD_TEST)
+    entries[0]["raw_annotations"][1]["annotation"] = positions
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    with pytest.raises(DatasetError, match=message) as caught:
+        list(HPDv2(tmp_path, "test").comparisons())
+    place = (str(tmp_path / "test.json"), "0, raw_annotations[1]", "annotation")
+    assert (caught.value.file, caught.value.row, caught.value.column) == place
+
+
+def test_an_annotators_ties_are_ties(tmp_path):
+    entries = copy.deepcopy(HPD_TEST)
+    entries[0]["raw_annotations"][0]["annotation"] = [0, 0.0, 1]
+    first = next(HPDv2(write_hpdv2(tmp_path, test=entries), "test").comparisons())
+    assert first.ranks == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "rank", "message"),
+    [
+        (0, [0, 0, 0], r"expected each of 0\.\.2 or of 1\.\.3 once, got \[0, 0, 0\]; fetch the file again"),
+        (0, [0, 1, 3], r"each of 0\.\.2 or of 1\.\.3 once, got \[0, 1, 3\]"),
+        (0, [2, 3, 4], r"each of 0\.\.2 or of 1\.\.3 once, got \[2, 3, 4\]"),
+        (0, [5, 5.5, -3], r"whole numbers of 0 or more, got \[5, 5\.5, -3\]"),
+        (1, [0], r"expected 2 positions, one an image, .*got \[0\]"),
+    ],
+)
+def test_the_averaged_ranking_names_each_place_once(tmp_path, row, rank, message):
+    write_hpdv2(tmp_path)
+    entries = copy.deepcopy(HPD_TEST)
+    entries[row]["rank"] = rank
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    with pytest.raises(DatasetError, match=message) as caught:
+        list(HPDv2(tmp_path, "test", rankings="averaged").comparisons())
+    place = (str(tmp_path / "test.json"), row, "rank")
+    assert (caught.value.file, caught.value.row, caught.value.column) == place
 
 
 def test_an_empty_prompt_is_counted_and_skipped(tmp_path):

@@ -4,7 +4,25 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pasta_gym.full.initial_prompts import main, read_initial_prompts, short_prompts, split_initial_prompts
+from pasta_gym.datasets import DatasetError
+from pasta_gym.datasets.registry import KINDS
+from pasta_gym.full.initial_prompts import (
+    main,
+    read_initial_prompts,
+    read_options,
+    short_prompts,
+    split_initial_prompts,
+)
+from pasta_gym.mini import grammar
+from tests.datasets.formats import (
+    HPD_TEST,
+    pickapic_row,
+    write_hpdv2,
+    write_labels,
+    write_pickapic,
+    write_simulacra,
+)
+from tests.datasets.pasta_files import rows_of, write_rows
 
 TEN = "one two three four five six seven eight nine ten"
 
@@ -79,22 +97,76 @@ def test_a_split_is_the_prompts_own():
     assert split_initial_prompts(prompts, seed=1) != splits
 
 
-def test_short_prompts_of_a_dataset(tmp_path, monkeypatch, capsys):
+def test_short_prompts_of_a_list():
     assert list(short_prompts(["a cat", TEN + " eleven", " A  cat", "# no", "a dog"])) == ["a cat", "a dog"]
 
-    class Records:
-        def comparisons(self):
-            return iter([type("R", (), {"prompt": p})() for p in ("a cat", TEN + " eleven")])
 
-        def ratings(self):
-            return iter([type("R", (), {"prompt": "a dog"})()])
+def without_pictures(kind, folder):
+    """Real files of a kind whose pictures are missing or broken; options, and the prompts in them."""
+    if kind == "hpdv2":
+        names = {name for entry in HPD_TEST for name in entry["image_path"]}
+        return [f"folder={write_hpdv2(folder, skip=names)}", "split=test"], ["a lake", "a hill"]
+    if kind == "simulacra":
+        file, images = write_simulacra(folder, skip={1, 2, 3})
+        return [f"file={file}", f"images={images}"], ["dream 1", "dream 2", "dream 3"]
+    if kind == "mini_raters":  # pairs, rankings, ratings, sessions
+        return [f"folder={write_labels(folder)}"], [grammar.prompt_text(i) for i in (5, 9, 7)]
+    if kind == "pasta_sessions":
+        return [f"path={write_rows(folder / 'a.jsonl', rows_of('turns', 'path'), 'jsonl')}", "choice_base=0"], [
+            f"a cat {i}" for i in range(3)
+        ]
+    rows = [pickapic_row(i, caption=c, jpg_0=b"?") for i, c in enumerate(("a cat", TEN + " eleven", "a dog"))]
+    return [f"path={write_pickapic(folder, [rows])}"], ["a cat", "a dog"]
 
-        def sessions(self):
-            return iter([])
 
-    monkeypatch.setattr("pasta_gym.datasets.open_dataset", lambda kind, path: Records())
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_prompts_of_every_kind_are_read_without_its_pictures(tmp_path, capsys, kind):
+    options, prompts = without_pictures(kind, tmp_path / "data")
     out = tmp_path / "new" / "prompts.txt"
-    main(["--kind", "pickapic", "--path", "x", "--out", str(out)])
-    assert read_initial_prompts(out) == ["a cat", "a dog"]
-    assert capsys.readouterr().out == f"2 prompts in {out}\n"
+    main(["--kind", kind, *options, "--out", str(out)])
+    assert read_initial_prompts(out) == prompts
+    assert capsys.readouterr().out == f"{len(prompts)} prompts in {out}\n"
     assert [p.name for p in out.parent.iterdir()] == ["prompts.txt"]
+    # Options may stand anywhere, and the pictures are looked at if somebody says so.
+    main([options[0], "--limit", "1", "--kind", kind, "--out", str(out), *options[1:]])
+    assert read_initial_prompts(out) == prompts[:1]
+    if kind != "mini_raters":  # it has none
+        with pytest.raises(DatasetError, match="are missing or broken"):
+            main(["--kind", kind, *options, "verify_images=true", "--out", str(out)])
+
+
+def test_the_path_of_a_dataset_has_a_flag_of_its_own(tmp_path):
+    (option,), prompts = without_pictures("pickapic", tmp_path / "data")
+    out = tmp_path / "prompts.txt"
+    main(["--kind", "pickapic", "--path", option.removeprefix("path="), "--out", str(out)])
+    assert read_initial_prompts(out) == prompts
+    with pytest.raises(ValueError, match=r"option path is given twice, as 'x' and 'y'; leave one out"):
+        main(["--kind", "pickapic", "path=x", "--path", "y", "--out", str(out)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("hpdv2", ["HPDv2"], r"options are KEY=VALUE, such as folder=FOLDER; got 'HPDv2'"),
+        ("hpdv2", ["=HPDv2"], r"options are KEY=VALUE"),
+        ("hpdv2", ["path=HPDv2"], r"hpdv2 cannot be opened .*its options are folder, split"),
+        ("laion", ["path=x"], r"kind must be one of hpdv2, .*got 'laion'"),
+    ],
+)
+def test_options_that_no_dataset_has(tmp_path, kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        main(["--kind", kind, *options, "--out", str(tmp_path / "p.txt")])
+    assert not (tmp_path / "p.txt").exists()
+
+
+def test_values_in_json_are_what_they_say():
+    given = ["slate_size=3", 'columns={"rater_id": "worker"}', "path=data=1", "image_pattern={turn}.jpg"]
+    assert read_options("pasta_sessions", given) == {
+        "slate_size": 3,
+        "columns": {"rater_id": "worker"},
+        "path": "data=1",
+        "image_pattern": "{turn}.jpg",
+        "verify_images": False,
+    }
+    assert read_options("pasta_sessions", ["verify_images=true"]) == {"verify_images": True}
+    assert read_options("mini_raters", ["folder=x"]) == {"folder": "x"}

@@ -55,7 +55,25 @@ def test_other_errors_pass():
         work_in_batches(3, 2, fails)
 
 
-def test_a_painter_goes_on_with_smaller_batches():
+def test_filled_batches_shrink_whole_and_the_last_reaches_past_the_end():
+    memory = Memory(room=3)
+    assert work_in_batches(5, 8, memory, fill=True) == 2
+    assert memory.tried == [8, 4, 2, 2, 2]
+    assert memory.done == list(range(6))
+    # One item is left, but eight were tried: there is still something to halve.
+    alone = Memory(room=1)
+    assert work_in_batches(1, 8, alone, fill=True) == 1
+    assert alone.tried == [8, 4, 2, 1]
+    with pytest.raises(RuntimeError, match="not even one picture fits"):
+        work_in_batches(1, 8, Memory(room=0), fill=True)
+
+
+@pytest.mark.parametrize(
+    ("fill", "batch_size", "sizes"),
+    [(False, 4, [4, 2, 2, 1]), (True, 8, [8, 4, 2, 2, 2])],
+    ids=["as they come", "filled"],
+)
+def test_a_painter_goes_on_with_smaller_batches(fill, batch_size, sizes):
     import types
 
     from pasta_gym.images import DiffusionImages
@@ -75,14 +93,25 @@ def test_a_painter_goes_on_with_smaller_batches():
             noise = torch.stack([torch.rand(height, width, 3, generator=g) for g in generator])
             return types.SimpleNamespace(images=noise.numpy())
 
-    def paint(pipeline, batch_size):
+    def paint(pipeline, batch_size, fill):
         images = DiffusionImages(
-            pipeline, TinyBook(), lambda p: p.mean(axis=(1, 2)), 3, size=8, steps=1, guidance=0, batch_size=batch_size
+            pipeline,
+            TinyBook(),
+            lambda p: p.mean(axis=(1, 2)),
+            3,
+            size=8,
+            steps=1,
+            guidance=0,
+            batch_size=batch_size,
+            fill_batches=fill,
         )
-        return images, images.generate(np.array([1, 2, 3]), mix(np.arange(3)[:, None], np.arange(2)))
+        return images, images.generate(np.array([1, 2, 3, 4, 5]), mix(np.arange(5)[:, None], np.arange(1)))
 
     pipeline = SmallPipeline()
-    images, painted = paint(pipeline, 4)
-    assert pipeline.sizes == [4, 2, 2, 2]
+    images, painted = paint(pipeline, batch_size, fill)
+    assert pipeline.sizes == sizes
     assert images.batch_size == 2
-    np.testing.assert_array_equal(painted.pixels, paint(SmallPipeline(), 1)[1].pixels)
+    np.testing.assert_array_equal(painted.pixels, paint(SmallPipeline(), 1, fill=False)[1].pixels)
+    # The next call begins with what fitted.
+    images.generate(np.array([1, 2, 3]), mix(np.arange(3)[:, None], np.arange(1)))
+    assert pipeline.sizes[len(sizes) :] == ([2, 2] if fill else [2, 1])

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 
@@ -226,6 +227,55 @@ def test_batches_of_labels_hold_every_label_once_before_any_comes_again(planted)
     assert rows(drawn) == rows([labels])
     # Many raters share a batch, where whole raters would be a dozen.
     assert len(drawn[0].pair_raters.unique()) > 90
+
+
+def by_hand(model, prior, data, rater):
+    """The prior times one factor a label of the rater, normalised: label after label, from the raw arrays."""
+    temperature = float(model.log_comparison_temperature.exp())
+
+    def score_of(prompt, image):
+        text = torch.from_numpy(data.prompt_embeddings[[prompt]])
+        return model(text, torch.tensor([0]), torch.from_numpy(data.image_embeddings[[image]]))[0].double().numpy()
+
+    joint, factors = prior.double().numpy().copy(), 0
+    for who, prompt, (first, second), label in zip(*data.all_pairs(), strict=True):
+        if who == rater:
+            wins = 1 / (1 + np.exp(-temperature * (score_of(prompt, first) - score_of(prompt, second))))
+            joint, factors = joint * wins**label * (1 - wins) ** (1 - label), factors + 1
+    for row in np.flatnonzero(data.rating_raters == rater):
+        off = score_of(data.rating_prompts[row], data.rating_images[row]) - data.ratings[row]
+        joint, factors = joint * np.exp(-(off**2) / (2 * 0.2**2)), factors + 1
+    return joint / joint.sum(), factors
+
+
+def test_algorithm_1_conditions_each_rater_of_a_batch_on_all_their_labels(planted, monkeypatch):
+    data, who, used = planted.data, planted.data.raters_of("train")[20:28], []
+    config = dataclasses.replace(
+        SMALL, sorting=None, e_step_every=0, batch_labels=60, target_every=2, prior_memory=0.3, noise=0.3
+    )
+    em = EM(labels_of(data, who), config)
+    monkeypatch.setattr(
+        "pasta_gym.user_model.em.expected_loss",
+        lambda pairs, ratings, posterior, labels, weight: (
+            used.append((posterior, labels)) or expected_loss(pairs, ratings, posterior, labels, weight)
+        ),
+    )
+    seen = []
+    for _ in range(8):
+        target, prior = copy.deepcopy(em.target), em.prior.clone()
+        em.step()
+        posterior, batch = used[-1]
+        # Rows of the loss may repeat a rater; the posterior has one row for each rater of the batch.
+        assert posterior.shape == (len(batch.raters), 3)
+        expected, factors = zip(*(by_hand(target, prior, data, r) for r in who[batch.raters]), strict=True)
+        assert set(factors) == {24 + 3 + 5}  # pairs, neighbours in a ranking, ratings
+        assert posterior.numpy() == pytest.approx(np.array(expected), abs=1e-4)
+        moved = 0.3 * prior.numpy() + 0.7 * np.mean(expected, axis=0)
+        assert em.prior.numpy() == pytest.approx(moved, abs=1e-4)
+        seen += batch.raters.tolist()
+    # Two of eight raters a batch, everybody before anybody comes again, and types are told apart in the end.
+    assert [sorted(seen[:8]), sorted(seen[8:16])] == [list(range(8))] * 2
+    assert posterior.max() > 0.9
 
 
 def test_the_posterior_of_everybody_is_kept_between_e_steps(planted):

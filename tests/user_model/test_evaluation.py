@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pasta_gym.user_model import evaluation
+from pasta_gym.user_model import evaluation, fit
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig
 from pasta_gym.user_model.evaluation import HeldOut, evaluate, held_out, ranking_correlation
@@ -223,10 +223,20 @@ def test_splits_without_enough_labels_are_refused(planted):
         held_out(planted.data, "validation")
 
 
-def test_sessions_are_needed(planted):
+def test_sessions_are_needed_before_em_runs(planted, monkeypatch):
+    monkeypatch.setattr(fit, "fit_score_model", lambda *a, **k: pytest.fail("EM ran"))
     empty = np.zeros(0, dtype=np.int64)
     data = dataclasses.replace(
         planted.data, session_raters=empty, session_prompts=empty, session_images=np.zeros((0, 2, 4, 4), dtype=np.int64)
     )
-    with pytest.raises(ValueError, match="holds no sessions"):
-        fit_user_model(data, EMConfig(n_types=1, steps=2, trial_steps=1))
+    config = EMConfig(n_types=1, steps=2, trial_steps=1)
+    with pytest.raises(ValueError, match=r"holds no sessions \(all splits hold 0\).*add a dataset.*preferences/paper"):
+        fit_user_model(data, config)
+    # Sessions of the other splits are not fitted on.
+    held_out_only = ~np.isin(planted.data.session_raters, planted.data.raters_of("train"))
+    rest = {
+        name: getattr(planted.data, name)[held_out_only]
+        for name in ("session_raters", "session_prompts", "session_images", "session_choices")
+    }
+    with pytest.raises(ValueError, match=r"train split holds no sessions \(all splits hold 60\)"):
+        fit_user_model(dataclasses.replace(planted.data, **rest), config)

@@ -397,5 +397,7 @@ def test_impossible_configurations_are_refused(change, words):
 
 def test_no_sessions_is_an_error():
     data = make_data()
-    with pytest.raises(ValueError, match=r"no sessions to fit on.*phase2=false"):
+    with pytest.raises(
+        ValueError, match=r"no sessions to fit on; add a dataset that has them, .*data=preferences/paper"
+    ):
         RaterBatches(data, np.array([1]), 4, 4, torch.Generator())

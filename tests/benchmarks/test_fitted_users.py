@@ -1,0 +1,82 @@
+"""From rater labels to scores of agents in front of the users fitted to them, by two commands and no code."""
+
+import csv
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from benchmarks import fit_user_model
+from benchmarks.run import run
+from benchmarks.settings import CONFIG_FOLDER, read_settings
+from pasta_gym.user_model.user_model import UserModel
+from tests.benchmarks.mini_labels import label_small_world
+
+FIT = [
+    "data=preferences/mini",
+    "user_model=mini",
+    "one_type=false",
+    "++user_model.em.n_types=3",
+    "++user_model.em.steps=6",
+    "++user_model.em.trial_steps=2",
+    "++user_model.em.restarts=1",
+    "++user_model.em.sorting=null",
+    "++user_model.sequential.steps=2",
+]
+RUN = [
+    "world=mini",
+    "images=surrogate",
+    "data=simulated_small",
+    "tracking=none",
+    "data.n_episodes=12",
+    "data.shard_size=12",
+    "evaluation.n_episodes=6",
+    "evaluation.batch_size=6",
+]
+STEPS = ["++agent.config.steps=4", "++agent.config.mixture={steps: 4, n_components: 2}"]
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+@pytest.fixture
+def fitted(tmp_path, monkeypatch):
+    """A user model fitted by the one command on small labels, whose embeddings are as wide as the mini world's."""
+    monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path / "cache"))
+    labels = label_small_world(tmp_path / "raters", dim=64)
+    places = [f"data.0.folder={labels}", f"out={tmp_path / 'users'}", f"cache={tmp_path / 'embeddings'}"]
+    return fit_user_model.run(fit_user_model.read_settings(composed("fit_user_model", *FIT, *places)))
+
+
+def played(agent, runs, *overrides):
+    """Run an agent; its settings and the rows of its scores."""
+    settings = read_settings(composed("run", f"agent={agent}", f"runs={runs}", *RUN, *overrides))
+    with (run(settings) / "scores.csv").open() as file:
+        return settings, list(csv.DictReader(file))
+
+
+def test_agents_run_in_front_of_fitted_users(fitted, tmp_path):
+    users = f"+env.user_model={fitted}"
+    rows = {}
+    for agent, more in (("random", []), ("iql", STEPS)):
+        settings, rows[agent] = played(agent, tmp_path / "runs", users, *more)
+        assert settings.folder == tmp_path / f"runs/default/{agent}/sparse/simulated_small/mini-users/surrogate/seed_0"
+        # Data are collected in front of the same users as agents are judged by.
+        assert settings.data.environment.user_model == settings.environment.user_model == str(fitted)
+        dataset = json.loads((settings.folder / "metadata.json").read_text())["dataset_id"]
+        assert bool(dataset) == (agent == "iql")
+    n_types = UserModel.load(fitted).n_types
+    assert n_types == 3
+    for row in (*rows["random"], *rows["iql"]):
+        assert int(row["user_type"]) < n_types
+        assert 0 <= float(row["final_utility"]) <= 1
+    # Prompts and users are the same for both agents, what they show is not; and the shipped users are others.
+    _, shipped = played("random", tmp_path / "runs")
+    asked = {name: [row["prompt"] for row in found] for name, found in (*rows.items(), ("shipped", shipped))}
+    assert asked["random"] == asked["iql"] == asked["shipped"]
+    assert [row["user_type"] for row in rows["random"]] == [row["user_type"] for row in rows["iql"]]
+    finals = [[float(row["final_utility"]) for row in found] for found in (rows["random"], rows["iql"], shipped)]
+    assert len({tuple(final) for final in finals}) == 3
+    assert all(len(final) == 6 for final in finals)

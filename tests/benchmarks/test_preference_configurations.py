@@ -1,0 +1,90 @@
+"""Every dataset configuration that is shipped, on files of the real formats, through the one command."""
+
+import shutil
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from benchmarks import fit_user_model as command
+from pasta_gym.datasets import DatasetError
+from pasta_gym.user_model.user_model import UserModel
+from tests.datasets.formats import pickapic_row, write_hpdv2, write_labels, write_pickapic, write_simulacra
+from tests.datasets.pasta_files import rows_of, write_images, write_rows
+
+SHIPPED = sorted(path.stem for path in (command.CONFIG_FOLDER / "data" / "preferences").glob("*.yaml"))
+RECORDS = {
+    "hpdv2": [3, 0, 0],
+    "mini": [4, 3, 3],
+    "paper": [3 + 8, 4, 3],
+    "pasta": [0, 0, 3],
+    "pickapic": [8, 0, 0],
+    "simulacra": [0, 4, 0],
+}
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The public datasets' files in the folders that the configurations name; the pictures' folder of HPD v2."""
+    data = tmp_path / "public"
+    monkeypatch.setenv("PASTA_GYM_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
+    write_hpdv2(data / "hpdv2")
+    write_pickapic(data / "pickapic", [[pickapic_row(i) for i in range(8)]])
+    write_simulacra(data / "simulacra")
+    write_rows(data / "pasta" / "sessions.jsonl", rows_of("turns", "path"), "jsonl")
+    write_images(data / "pasta")
+    write_labels(tmp_path / "data")
+    shutil.move(tmp_path / "data" / "labels", tmp_path / "data" / "labels_world_0")
+    return data / "hpdv2" / "train"
+
+
+def settings(*overrides):
+    with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
+        return command.read_settings(compose("fit_user_model", list(overrides)))
+
+
+def test_the_shipped_ones_are_known():
+    assert sorted(RECORDS) == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_configuration_opens_the_files_it_names(files, name):
+    given = settings(f"data=preferences/{name}").resolved
+    assert given["data_name"] == name
+    opened = [command.open_dataset(**source) for source in given["data"]]
+    streams = ("comparisons", "ratings", "sessions")
+    assert [sum(len(list(getattr(dataset, s)())) for dataset in opened) for s in streams] == RECORDS[name]
+    assert len({dataset.name for dataset in opened}) == len(opened)
+    # Whoever decodes pictures while labels are read has a limit of its own, and the command's would not be reached.
+    assert not any(dataset.report.images for dataset in opened)
+
+
+TINY = [
+    "encoder=mini",
+    "user_model=mini",
+    "user_model.phase2=false",
+    "one_type=false",
+    "++user_model.em.n_types=2",
+    "++user_model.em.steps=2",
+    "++user_model.em.trial_steps=1",
+    "++user_model.em.restarts=1",
+    "++user_model.em.sorting=null",
+    "+splits.seed=1",
+]
+
+
+def test_the_commands_own_limit_decides_on_bad_pictures(files, tmp_path):
+    (files / "00000002.jpg").write_bytes(b"no picture")  # one of three pictures of HPD v2
+    given = ["data=preferences/paper", *TINY, f"out={tmp_path / 'users'}", f"cache={tmp_path / 'cache'}"]
+    with pytest.raises(DatasetError, match=r"1 of 3 images of hpdv2 .* share of 0\.01 that max_bad_images allows"):
+        command.run(settings(*given))
+    with pytest.raises(DatasetError, match=r"share of 0\.3 that max_bad_images allows"):
+        command.run(settings(*given, "limits.max_bad_images=0.3"))
+    model = UserModel.load(command.run(settings(*given, "limits.max_bad_images=0.4")))
+    counts = model.metadata["data"]["counts"]
+    # Two of HPD v2's three pairs show the picture.
+    assert (counts["pairs"], counts["ratings"], counts["sessions"]) == (1 + 8, 4, 3)
+    assert model.metadata["data"]["sources"][0]["verify_images"] is False
+    assert "bad" in model.metadata["data"]["sources"][0]["report"]
+    assert np.isfinite(model.temperature)
