@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import user_model_card as card
 from benchmarks.user_model_scores import held_out_scores, shown_in_scores
+from pasta_gym.user_model.label_columns import LabelColumns
 from pasta_gym.user_model.predictors import ScorePredictor, table_score
 from tests.user_model.test_evaluation import TwoTastes, small_data
 
@@ -64,9 +65,13 @@ def test_lists_count_alike_whoever_ranked_them():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("splits", [(0,), (2,)])
-def test_without_labels_or_raters_everything_is_left_out(splits):
-    found = held_out_scores(TwoTastes(), small_data(splits=splits))
+@pytest.mark.parametrize(
+    "data",
+    [small_data(splits=(0,)), small_data(), LabelColumns().data(np.ones((1, 2)), np.ones((3, 2)), np.array([2]))],
+    ids=["no raters", "no labels", "nothing gathered"],
+)
+def test_without_labels_or_raters_everything_is_left_out(data):
+    found = held_out_scores(TwoTastes(), data)
     assert found["raters"] == 0
     names = {"figures of pairs", "figures of choices", "cross-turn accuracy", "Pick-a-Pic accuracy", "HPS Spearman"}
     assert set(found["left_out"]) == names
