@@ -224,7 +224,7 @@ def draw(path: pathlib.Path, model: UserModel, scores: Scores, one_type: Scores 
 
 
 def draw_reliability(path: pathlib.Path, rows: Mapping[str, Scores]) -> bool:
-    """Draw predicted against observed frequencies of pairs and choices, after the most labels.
+    """Draw predicted against observed frequencies of pairs and choices, after the most labels; a dot is a bin.
 
     Args:
         path: Where to.
@@ -247,7 +247,9 @@ def draw_reliability(path: pathlib.Path, rows: Mapping[str, Scores]) -> bool:
         for title, figures in rows.items():
             curve = figures.get("reliability", {}).get(kind)
             if curve is not None:
-                axis.plot(curve["predicted"], curve["observed"], marker="o", markersize=3, label=title)
+                (line,) = axis.plot(curve["predicted"], curve["observed"], linewidth=1, label=title)
+                sizes = 120.0 * np.array(curve["counts"]) / sum(curve["counts"])  # a bin of few is a small dot
+                axis.scatter(curve["predicted"], curve["observed"], s=np.maximum(sizes, 2.0), color=line.get_color())
         axis.set(xlabel="predicted", ylabel="observed", title=f"{kind}s, n = {_most(next(iter(rows.values())))}")
         axis.legend(frameon=False)
     _save(figure, path)
