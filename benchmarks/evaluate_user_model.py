@@ -39,7 +39,7 @@ from pasta_gym.user_model.encoder_identity import require_frozen_encoder
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.fit_world import N_TYPES, find_model, is_fitted, labels_folder
 from pasta_gym.user_model.metrics import reliability_curve, stability
-from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, table_score
+from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, read_scores, table_score
 
 SHIPPED_LABELS = pathlib.Path("data/labels_world_0")
 MODEL, ONE, CLIP, CEILING, UNIFORM = "model", "one type", "CLIP score", "ceiling", "uniform"
@@ -95,11 +95,7 @@ def _without_types(raters: Raters, tables: Mapping[str, pathlib.Path], n_draws: 
     found = {UNIFORM: score_uniform(raters)}
     found[CLIP] = score_predictor(calibrated(clip_score(raters.data), raters.data), raters)
     for name, path in tables.items():
-        table = np.load(path, allow_pickle=False)
-        if table.shape != (len(raters.data.image_embeddings),):
-            raise ValueError(
-                f"{path} must hold one score for each of {len(raters.data.image_embeddings)} images, got {table.shape}"
-            )
+        table = read_scores(path, len(raters.data.image_embeddings))
         found[name] = score_predictor(calibrated(table_score(table), raters.data), raters)
     if raters.is_planted and n_draws:
         found[CEILING] = score_ceiling(raters, n_draws=n_draws)

@@ -20,20 +20,28 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.run import CONFIG_FOLDER
-from benchmarks.user_model_card import write_card
-from benchmarks.user_model_scores import held_out_scores
+from benchmarks.user_model_card import CLIP_SCORE, OWN_ROWS, write_card
+from benchmarks.user_model_scores import held_out_scores, shown_in_scores
 from pasta_gym.datasets import PreferenceDataset, open_dataset
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.trajectories import provenance
 from pasta_gym.trajectories.files import digest
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, module_bytes
-from pasta_gym.user_model.features import EncodedFeatures, shown_to
+from pasta_gym.user_model.features import EncodedFeatures
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.gather import RaterSplits, gather
 from pasta_gym.user_model.originals import Originals
 from pasta_gym.user_model.own_encoder import load_own_encoder
 from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases
+from pasta_gym.user_model.predictors import (
+    ModelPredictor,
+    ScorePredictor,
+    calibrated,
+    clip_score,
+    read_scores,
+    table_score,
+)
 from pasta_gym.user_model.user_model import UserModel
 
 logger = logging.getLogger(__name__)
@@ -47,9 +55,11 @@ KEYS = (
     "limits",
     "one_type",
     "out",
+    "scores",
     "splits",
     "user_model",
 )
+_NO_PART_OF_A_FIT = ("out", "cache", "one_type", "checkpoint_every", "scores")
 PHASES = "phases"
 PICTURES = "pictures"
 
@@ -87,6 +97,13 @@ def read_settings(config: DictConfig) -> FitSettings:
     sources = resolved["data"]
     if not isinstance(sources, list) or not all(isinstance(s, dict) and "kind" in s for s in sources):
         raise ValueError(f"data must be a list of datasets with a kind each, or data=preferences/NAME; got {sources!r}")
+    tables = resolved["scores"]
+    if not isinstance(tables, dict) or not all(isinstance(path, str) for path in tables.values()):
+        raise ValueError(f"scores must name a file each, as in +scores.pickscore=pickscore.npy; got {tables!r}")
+    if taken := sorted(set(tables) & {*OWN_ROWS, CLIP_SCORE}):
+        raise ValueError(
+            f"scores cannot be called {taken[0]!r}, which is a row of the card already; name them otherwise"
+        )
     return FitSettings(resolved, instantiate(resolved["user_model"]), instantiate(resolved["splits"]))
 
 
@@ -143,9 +160,9 @@ def run(settings: FitSettings) -> pathlib.Path:
     require_sessions(given["data"], given["limits"]["max_sessions"])
     encoder = make_encoder(given["encoder"])
     sources = [open_dataset(**source) for source in given["data"]]
-    originals = Originals(pathlib.Path(given["cache"]) / PICTURES) if settings.phases.train_encoder else None
-    limits = {**given["limits"], "originals": originals}
-    data = gather(sources, encoder, given["cache"], splits=settings.splits, progress=True, **limits)
+    originals = picture_store(settings) if settings.phases.train_encoder else None
+    data = gather_data(settings, sources, encoder, originals)
+    baselines = make_baselines(data, given["scores"])
     weights = str(encoder.identity["weights_sha256"])
     record: dict[str, Any] = {
         "data": {"name": given["data_name"], "sources": _described(given["data"], sources), "counts": counts(data)},
@@ -159,11 +176,49 @@ def run(settings: FitSettings) -> pathlib.Path:
     fit = functools.partial(_fitted, data, tuned, key=key, record=record, every=given["checkpoint_every"])
     model, scores = fit(settings.phases, out)
     _, of_one = fit(settings.phases.with_types(1), out / ONE_TYPE) if given["one_type"] else (None, None)
-    model.metadata.update(held_out=scores, held_out_one_type=of_one, seconds=round(time.monotonic() - began, 1))
+    others = {name: held_out_scores(baseline, data) for name, baseline in baselines.items()}
+    model.metadata.update(held_out=scores, held_out_one_type=of_one, held_out_baselines=others)
+    model.metadata["seconds"] = round(time.monotonic() - began, 1)
     model.save(out)
-    write_card(out, model, scores, of_one)
+    write_card(out, model, scores, of_one, others)
     logger.info('wrote %s; read %s/card.md, then: gym.make("PastaT2I-v0", user_model="%s")', out, out, out)
     return out
+
+
+def picture_store(settings: FitSettings) -> Originals:
+    """Open the store of pictures beside the embeddings, for ``gather_data`` to fill."""
+    return Originals(pathlib.Path(settings.resolved["cache"]) / PICTURES)
+
+
+def gather_data(
+    settings: FitSettings, sources: list[PreferenceDataset], encoder: ClipEncoder, originals: Originals | None
+) -> PreferenceData:
+    """Read the datasets of a configuration; the same configuration gives images the same rows.
+
+    Raises:
+        ValueError: If a dataset is at fault, or pictures are to be kept and one has none.
+    """
+    given = settings.resolved
+    return gather(
+        sources,
+        encoder,
+        given["cache"],
+        splits=settings.splits,
+        originals=originals,
+        progress=True,
+        **given["limits"],
+    )
+
+
+def make_baselines(data: PreferenceData, tables: dict[str, str]) -> dict[str, ScorePredictor]:
+    """Calibrate what knows no raters on the training raters: CLIP score of the frozen embeddings, and scores by file.
+
+    Raises:
+        ValueError: If a file is missing, broken, or of other images.
+    """
+    scores = {CLIP_SCORE: clip_score(data)}
+    scores |= {name: table_score(read_scores(path, len(data.image_embeddings))) for name, path in tables.items()}
+    return {name: calibrated(score, data) for name, score in scores.items()}
 
 
 def counts(data: PreferenceData) -> dict[str, int]:
@@ -226,8 +281,8 @@ def _fitted(
         )
     else:
         logger.info("%s is fitted already", out)
-    seen = data if features is None else features.encoded(data, shown_to(data, data.raters_of("test")))
-    return model, held_out_scores(model, seen)
+    seen = data if features is None else features.encoded(data, shown_in_scores(data))
+    return model, held_out_scores(ModelPredictor(model, seen), seen)
 
 
 def _read_back(out: pathlib.Path, key: str, features: EncodedFeatures | None) -> UserModel | None:
@@ -255,8 +310,8 @@ def _described(given: list[dict[str, Any]], opened: list[PreferenceDataset]) -> 
 
 
 def _without_places(given: dict[str, Any]) -> dict[str, Any]:
-    """The configuration less what changes nothing about a user model: where files are put, and how often."""
-    return {n: value for n, value in given.items() if n not in ("out", "cache", "one_type", "checkpoint_every")}
+    """The configuration less what changes nothing about a user model: where files are put, what it is compared with."""
+    return {n: value for n, value in given.items() if n not in _NO_PART_OF_A_FIT}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="fit_user_model")

@@ -35,7 +35,8 @@ N_LABELS = (5, 20, 50)
 HPS_LIST = 9
 """Images of a ranked list on the HPS test set, and so of the lists made for the mini world."""
 
-_SEED = 0x5C0E
+SEED = 0x5C0E
+"""Of the halves of a rater's pairs (with 1) and of the three images of a list (with 2), the same for everybody."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,10 @@ def score_predictor(predictor: Predictor, raters: Raters, n_labels: tuple[int, .
     figures = _of_predictions(made)
     for n in n_labels:
         figures[f"cross_turn_accuracy@{n}"] = cross_turn(predictor, raters.data, raters.tasks, n)
-    figures |= pickapic(predictor, raters.data, np.random.default_rng([_SEED, 1]))
+    figures |= pickapic(predictor, raters.data, np.random.default_rng([SEED, 1]))
     if raters.lists is not None and raters.lists.rankings.shape[1] > 4:
         figures["hps_spearman"] = hps_correlations(
-            _of_lists(predictor, raters.lists), raters.lists, np.random.default_rng([_SEED, 2])
+            _of_lists(predictor, raters.lists), raters.lists, np.random.default_rng([SEED, 2])
         )
     return Scored(figures, made)
 

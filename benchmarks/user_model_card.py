@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pasta_gym.trajectories.files import write_text
 from pasta_gym.user_model.user_model import UserModel
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Scores = dict[str, Any]
+"""What ``held_out_scores`` returns."""
+
 CARD = "card.md"
 FIGURE = "card.png"
+RELIABILITY = "reliability.png"
+CLIP_SCORE = "CLIP score"
+TYPES, ONE = OWN_ROWS = ("types", "one type")
 FEW_RATERS, POOR_CALIBRATION, SMALL_GAIN, ROUGH_SHARE = 30, 0.05, 0.005, 0.02
 
 
-def _most(scores: dict[str, Any]) -> str:
+def _most(scores: Scores) -> str:
     """The largest number of labels that there are figures for."""
     return str(max(int(n) for n in scores if n.isdigit()))
 
 
-def findings(model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> tuple[list[str], list[str]]:
+def findings(
+    model: UserModel, scores: Scores, one_type: Scores | None, baselines: Mapping[str, Scores] | None = None
+) -> tuple[list[str], list[str]]:
     """Say what measured figures support and what they do not.
 
     Args:
         model: The user model.
         scores: ``held_out_scores`` of it on test raters.
         one_type: The same of one type, None if there is none.
+        baselines: The same of scores that know no raters, by name.
 
     Returns:
         What it is good for, and what it is not good for; a sentence each.
@@ -52,6 +65,11 @@ def findings(model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] 
             gain = top[name] - one_type[n][name]
             said = f"Differences between people: {gain:+.3f} nats a {kind} over one type for all, after {n} labels."
             (good if gain > SMALL_GAIN else bad).append(said)
+        for other, figures in (baselines or {}).items():
+            if name in top and name in figures[n]:
+                gain = top[name] - figures[n][name]
+                said = f"More than {other} knows: {gain:+.3f} nats a {kind}, after {n} labels."
+                (good if gain > SMALL_GAIN else bad).append(said)
     if scores["raters"] < FEW_RATERS:
         bad.append(f"Fine comparisons: only {scores['raters']} test raters stand behind the figures.")
     rare = int((model.prior < ROUGH_SHARE).sum())
@@ -87,17 +105,26 @@ def about_prompts(scores: dict[str, Any]) -> str:
     return said
 
 
-def write_card(folder: pathlib.Path, model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> None:
-    """Write ``card.md`` and ``card.png`` into a user model's folder, each whole or not at all.
+def write_card(
+    folder: pathlib.Path,
+    model: UserModel,
+    scores: Scores,
+    one_type: Scores | None,
+    baselines: Mapping[str, Scores] | None = None,
+) -> None:
+    """Write ``card.md`` and its figures into a user model's folder, each whole or not at all.
 
     Args:
         folder: The folder.
         model: The user model, with its metadata.
         scores: ``held_out_scores`` of it.
         one_type: The same of one type, None if there is none.
+        baselines: The same of scores that know no raters, by name.
     """
+    rows = {TYPES: scores, **({} if one_type is None else {ONE: one_type}), **(baselines or {})}
     draw(folder / FIGURE, model, scores, one_type)
-    good, bad = findings(model, scores, one_type)
+    is_drawn = draw_reliability(folder / RELIABILITY, rows)
+    good, bad = findings(model, scores, one_type, baselines)
     bad += cautions(model.metadata)
     data, prior = model.metadata.get("data", {}), np.sort(model.prior)[::-1]
     lines = [
@@ -114,8 +141,11 @@ def write_card(folder: pathlib.Path, model: UserModel, scores: dict[str, Any], o
         "## Figures",
         f"Test raters, after n labels of theirs. The fit never saw them. {about_prompts(scores)}".rstrip(),
         "",
-        *_table(scores, one_type),
+        *_table(rows),
         "",
+        *_whole_table(rows),
+        *_left_out(scores),
+        *([f"![Predicted and observed frequencies]({RELIABILITY})", ""] if is_drawn else []),
         f"Shares of the types: {', '.join(f'{p:.3f}' for p in prior)}. "
         f"Temperature {model.temperature:.3g}"
         + ("" if model.has_constant_temperature else f", slopes {_numbers(model.slopes)}")
@@ -139,17 +169,47 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{v:.2f}" for v in values)
 
 
-def _table(scores: dict[str, Any], one_type: dict[str, Any] | None) -> list[str]:
+def _table(rows: Mapping[str, Scores]) -> list[str]:
+    """The figures by number of labels; what knows no raters has one row."""
     names = [f"{kind}_{what}" for kind in ("pair", "choice") for what in ("accuracy", "log_likelihood", "ece")]
+    names.append("cross_turn_accuracy")
     lines = ["| | " + " | ".join(n.replace("_", " ") for n in names) + " |", "|---|" + "---|" * len(names)]
-    for title, figures in (("types", scores), ("one type", one_type)):
-        for n in (n for n in figures or {} if n.isdigit()):
-            cells = " | ".join(f"{figures[n][m]:.3f}" if m in figures[n] else "-" for m in names)  # type: ignore[index]
-            lines.append(f"| {title}, n = {n} | {cells} |")
+    for title, figures in rows.items():
+        for n in [n for n in figures if n.isdigit()] if title in OWN_ROWS else [_most(figures)]:
+            cells = " | ".join(f"{figures[n][m]:.3f}" if m in figures[n] else "-" for m in names)
+            lines.append(f"| {title}{f', n = {n}' if title in OWN_ROWS else ''} | {cells} |")
     return lines
 
 
-def draw(path: pathlib.Path, model: UserModel, scores: dict[str, Any], one_type: dict[str, Any] | None) -> None:
+def _whole_table(rows: Mapping[str, Scores]) -> list[str]:
+    """The figures whose posterior comes about in a way of their own, and what they were counted on."""
+    figures = next(iter(rows.values()))
+    columns, counts = {}, []
+    if "pickapic_pairs" in figures:
+        columns["Pick-a-Pic, the paper's"] = lambda f: f"{f['pickapic_paper']:.3f}"
+        columns["Pick-a-Pic, the script's"] = lambda f: f"{f['pickapic_script']:.3f} (t = {f['pickapic_threshold']:g})"
+        counts.append(f"Pick-a-Pic: {figures['pickapic_pairs']:,.0f} pairs, after the other half of a rater's")
+    if "hps_lists" in figures:
+        columns["HPS Spearman"] = lambda f: f"{f['hps_spearman']:.3f}"
+        counts.append(f"HPS: {figures['hps_lists']:,.0f} lists of {figures['hps_images']:.0f} images, after three")
+    answers = figures[_most(figures)].get("cross_turns")
+    if answers:
+        counts.append(f"cross-turn: {answers:,.0f} answers")
+    lines = []
+    if columns:
+        lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+        lines += [f"| {title} | " + " | ".join(c(f) for c in columns.values()) + " |" for title, f in rows.items()]
+        lines.append("")
+    return [*lines, "; ".join(counts) + ".", ""] if counts else lines
+
+
+def _left_out(scores: Scores) -> list[str]:
+    """What the labels did not allow, and why."""
+    found = scores.get("left_out", {})
+    return ["Left out:", *[f"- {name}: {why}" for name, why in found.items()], ""] if found else []
+
+
+def draw(path: pathlib.Path, model: UserModel, scores: Scores, one_type: Scores | None) -> None:
     """Draw log-likelihoods by number of labels, the types' shares, and the loss by step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -174,6 +234,44 @@ def draw(path: pathlib.Path, model: UserModel, scores: dict[str, Any], one_type:
         axes[3].plot([row["step"] for row in rows], [row["loss"] for row in rows], label=f"phase {phase:.0f}")
     axes[3].set(xlabel="step", title="loss of the last batch")
     axes[3].legend()
+    _save(figure, path)
+
+
+def draw_reliability(path: pathlib.Path, rows: Mapping[str, Scores]) -> bool:
+    """Draw predicted against observed frequencies of pairs and choices, after the most labels; a dot is a bin.
+
+    Args:
+        path: Where to.
+        rows: ``held_out_scores`` by title.
+
+    Returns:
+        Whether there was anything to draw; without it a figure of an earlier card is removed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in ("pair", "choice") if any(kind in f.get("reliability", {}) for f in rows.values())]
+    if not kinds:
+        path.unlink(missing_ok=True)
+        return False
+    figure = Figure(figsize=(4.2 * len(kinds), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for title, figures in rows.items():
+            curve = figures.get("reliability", {}).get(kind)
+            if curve is not None:
+                (line,) = axis.plot(curve["predicted"], curve["observed"], linewidth=1, label=title)
+                sizes = 120.0 * np.array(curve["counts"]) / sum(curve["counts"])  # a bin of few is a small dot
+                axis.scatter(curve["predicted"], curve["observed"], s=np.maximum(sizes, 2.0), color=line.get_color())
+        axis.set(xlabel="predicted", ylabel="observed", title=f"{kind}s, n = {_most(next(iter(rows.values())))}")
+        axis.legend(frameon=False)
+    _save(figure, path)
+    return True
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    """Save a picture whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     figure.savefig(partial, format="png", dpi=110)
     partial.replace(path)

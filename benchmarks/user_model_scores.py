@@ -1,4 +1,4 @@
-"""How well a user model predicts raters it was not fitted on, whatever labels they gave and however many."""
+"""How well raters that nothing was fitted on are predicted, whatever labels they gave and however many."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rater_scores import SEED
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
-from pasta_gym.user_model.features import shown_to
-from pasta_gym.user_model.metrics import calibration_error, log_sigmoid
-from pasta_gym.user_model.user_model import UserModel
+from pasta_gym.user_model.evaluation import (
+    N_SEEN,
+    list_correlations,
+    pickapic_credits,
+    rows_by_rater,
+    turn_comparisons,
+)
+from pasta_gym.user_model.features import Shown, shown_to
+from pasta_gym.user_model.metrics import calibration_error, log_sigmoid, reliability_curve
+from pasta_gym.user_model.predictors import Predictor
 
 N_LABELS = (0, 5, 20, 50)
-_CHUNK = 2048
+PICKAPIC, HPS, CROSS_TURN = "Pick-a-Pic accuracy", "HPS Spearman", "cross-turn accuracy"
 
 
 @dataclass(frozen=True)
@@ -34,39 +42,35 @@ class Labels:
     said: IntArray
 
 
-def pair_labels(model: UserModel, data: PreferenceData, raters: IntArray) -> Labels:
+def pair_labels(predictor: Predictor, data: PreferenceData, raters: IntArray) -> Labels:
     """Collect the pairs and rankings' neighbours of some raters."""
     who, prompts, images, labels = data.all_pairs()
     rows = np.flatnonzero(np.isin(who, raters))
-    parts = [np.zeros((0, model.n_types))]
-    for chunk in np.array_split(rows, -(-len(rows) // _CHUNK)) if len(rows) else []:
-        features = model.prompt_features(np.asarray(data.prompt_embeddings[prompts[chunk]]))
-        scores = model.scores(features, np.asarray(data.image_embeddings[images[chunk]], dtype=np.float32))
-        parts.append(model.comparison_temperature * (scores[:, :, 0] - scores[:, :, 1]).astype(np.float64))
-    logits, y = np.concatenate(parts), labels[rows]
+    scores = predictor.scores(prompts[rows], images[rows])
+    logits, y = predictor.comparison_temperature * (scores[:, :, 0] - scores[:, :, 1]), labels[rows]
     both = np.stack([log_sigmoid(logits), log_sigmoid(-logits)], axis=-1)
     likelihoods = y[:, None] * both[..., 0] + (1 - y[:, None]) * both[..., 1]
     return Labels(who[rows], likelihoods, both, np.where(y == 0.5, -1, (y == 0).astype(np.int64)))
 
 
-def choice_labels(model: UserModel, data: PreferenceData, raters: IntArray) -> Labels:
+def choice_places(data: PreferenceData, raters: IntArray) -> tuple[IntArray, IntArray]:
+    """Find the choices of some raters: rows of sessions, and turns, ``(n,)`` each."""
+    return np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])
+
+
+def choice_labels(predictor: Predictor, data: PreferenceData, raters: IntArray) -> Labels:
     """Collect the choices of some raters."""
-    sessions, turns = np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])
-    parts = [np.zeros((0, model.n_types, data.session_images.shape[2]))]
-    for first in range(0, len(sessions), _CHUNK // 8):
-        s, t = sessions[first : first + _CHUNK // 8], turns[first : first + _CHUNK // 8]
-        features = model.prompt_features(np.asarray(data.prompt_embeddings[data.session_prompts[s]]))
-        images = np.asarray(data.image_embeddings[data.session_images[s, t]], dtype=np.float32)
-        parts.append(model.log_choice_probabilities(model.all_utilities(features, images)).astype(np.float64))
-    log_p, said = np.concatenate(parts), data.session_choices[sessions, turns]
+    sessions, turns = choice_places(data, raters)
+    utilities = predictor.utilities(data.session_prompts[sessions], data.session_images[sessions, turns])
+    log_p, said = predictor.log_choice_probabilities(utilities), data.session_choices[sessions, turns]
     chosen = np.take_along_axis(log_p, said[:, None, None], axis=2)[..., 0]
     return Labels(data.session_raters[sessions], chosen, log_p, said)
 
 
-def posteriors(model: UserModel, evidence: Labels, rows: list[IntArray]) -> FloatArray:
+def posteriors(predictor: Predictor, evidence: Labels, rows: list[IntArray]) -> FloatArray:
     """Posterior over types from the labels in each rater's ``rows``: ``(R, K)``."""
-    sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), model.n_types)
-    joint = np.log(np.maximum(model.prior, 1e-300)) + sums
+    sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), len(predictor.prior))
+    joint = np.log(np.maximum(predictor.prior, 1e-300)) + sums
     weights = np.exp(joint - joint.max(axis=1, keepdims=True))
     normalised: FloatArray = weights / weights.sum(axis=1, keepdims=True)
     return normalised
@@ -81,16 +85,22 @@ def predict(labels: Labels, rows: list[IntArray], posterior: FloatArray) -> tupl
     return mixed[kept], labels.said[flat][kept]
 
 
+def outcomes_of(probabilities: FloatArray, said: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Lay predictions out for calibration: the probability of every answer, and whether it was given, ``(n L,)``."""
+    hits = np.arange(probabilities.shape[1]) == said[:, None]
+    return probabilities.reshape(-1), hits.reshape(-1).astype(np.float64)
+
+
 def figures_of(name: str, probabilities: FloatArray, said: IntArray) -> dict[str, float]:
     """Accuracy, mean log-likelihood and calibration error of predictions; a label that nobody gave has none."""
     if not len(said):
         return {f"{name}s": 0.0}
-    hits = np.arange(probabilities.shape[1]) == said[:, None]
+    given = probabilities[np.arange(len(said)), said]
     return {
         f"{name}s": float(len(said)),
         f"{name}_accuracy": float((probabilities.argmax(axis=1) == said).mean()),
-        f"{name}_log_likelihood": float(np.log(np.maximum(probabilities[hits], 1e-12)).mean()),
-        f"{name}_ece": calibration_error(probabilities.reshape(-1), hits.reshape(-1).astype(np.float64)),
+        f"{name}_log_likelihood": float(np.log(np.maximum(given, 1e-12)).mean()),
+        f"{name}_ece": calibration_error(*outcomes_of(probabilities, said)),
     }
 
 
@@ -112,43 +122,122 @@ def seen_prompt_shares(data: PreferenceData, split: str = "test") -> dict[str, f
 
 
 def held_out_scores(
-    model: UserModel, data: PreferenceData, split: str = "test", n_labels: tuple[int, ...] = N_LABELS
+    predictor: Predictor, data: PreferenceData, split: str = "test", n_labels: tuple[int, ...] = N_LABELS
 ) -> dict[str, Any]:
-    """Predict held-out raters' pairs and choices after the first n labels of theirs, for each n.
+    """Compute every figure that held-out raters' labels allow.
 
     The first half of a rater's pairs is to learn from, the second to be predicted, and all choices are predicted. A
-    rater without pairs is learned from by the first half of the choices instead, and the other half is predicted.
+    rater without pairs is learned from by the first half of the choices instead, and the other half is predicted,
+    with what was said of those turns against the ones before. Figures are means over labels, not over raters.
 
     Args:
-        model: The user model.
+        predictor: What predicts: a user model, or a score.
         data: All labels.
         split: Which split's raters.
         n_labels: Numbers of labels that the posterior may have seen; a rater with fewer is judged on those.
 
     Returns:
-        By n, as text: counts, accuracies, log-likelihoods and calibration errors of ``pair`` and ``choice``; and
-        ``raters``, ``uniform_choice_log_likelihood``, ``on_seen_prompts`` of ``seen_prompt_shares``.
+        By n, as text: counts, accuracies, log-likelihoods and calibration errors of ``pair`` and ``choice``, and
+        ``cross_turn_accuracy`` with its number of ``cross_turns``. Beside them ``raters``,
+        ``uniform_choice_log_likelihood``; ``on_seen_prompts``, see ``seen_prompt_shares``; ``pickapic_paper`` and
+        ``pickapic_script`` with ``pickapic_pairs`` and ``pickapic_threshold``; ``hps_spearman`` with ``hps_lists`` and
+        ``hps_images``; ``reliability``, the curves of ``pair`` and ``choice`` after the most labels; and
+        ``left_out``, why any of these is missing.
     """
     raters = data.raters_of(split)
-    pairs, choices = pair_labels(model, data, raters), choice_labels(model, data, raters)
-    of_pairs = [np.flatnonzero(pairs.raters == r) for r in raters]
-    of_choices = [np.flatnonzero(choices.raters == r) for r in raters]
+    pairs, choices = pair_labels(predictor, data, raters), choice_labels(predictor, data, raters)
+    of_pairs, of_choices = rows_by_rater(pairs.raters, raters), rows_by_rater(choices.raters, raters)
     halves = [len(p) // 2 for p in of_pairs]
     starts = [0 if len(p) else len(c) // 2 for p, c in zip(of_pairs, of_choices, strict=True)]
+    answers = turn_comparisons(predictor, data, np.flatnonzero(np.isin(data.session_raters, raters)))
+    is_learned = np.zeros(data.session_choices.shape, dtype=bool)
+    sessions, turns = choice_places(data, raters)
+    for c, start in zip(of_choices, starts, strict=True):
+        is_learned[sessions[c[:start]], turns[c[:start]]] = True
+    is_predicted = ~is_learned[answers.sessions, answers.turns]
     figures: dict[str, Any] = {
         "raters": int(sum(len(p) + len(c) > 0 for p, c in zip(of_pairs, of_choices, strict=True))),
         "uniform_choice_log_likelihood": -float(np.log(choices.opposites.shape[-1])),
         "on_seen_prompts": seen_prompt_shares(data, split),
+        "left_out": {},
     }
-    for n in n_labels:
-        learned = posteriors(model, pairs, [p[: min(n, h)] for p, h in zip(of_pairs, halves, strict=True)])
-        from_choices = posteriors(model, choices, [c[: min(n, s)] for c, s in zip(of_choices, starts, strict=True)])
-        posterior = np.where(np.array([len(p) > 0 for p in of_pairs])[:, None], learned, from_choices)
-        later_pairs = [p[h:] for p, h in zip(of_pairs, halves, strict=True)]
-        later_choices = [c[s:] for c, s in zip(of_choices, starts, strict=True)]
+    later_pairs = [p[h:] for p, h in zip(of_pairs, halves, strict=True)]
+    later_choices = [c[s:] for c, s in zip(of_choices, starts, strict=True)]
+    made = {}
+    for n in sorted(n_labels):
+        learned = posteriors(predictor, pairs, [p[: min(n, h)] for p, h in zip(of_pairs, halves, strict=True)])
+        from_choices = posteriors(predictor, choices, [c[: min(n, s)] for c, s in zip(of_choices, starts, strict=True)])
+        posterior = np.where(np.array([len(p) > 0 for p in of_pairs], dtype=bool)[:, None], learned, from_choices)
+        made = {
+            "pair": predict(pairs, later_pairs, posterior),
+            "choice": predict(choices, later_choices, posterior),
+        }
+        credits = answers.credits(raters, posterior)[is_predicted]
         figures[str(n)] = {
-            **figures_of("pair", *predict(pairs, later_pairs, posterior)),
-            **figures_of("choice", *predict(choices, later_choices, posterior)),
+            **figures_of("pair", *made["pair"]),
+            **figures_of("choice", *made["choice"]),
+            "cross_turns": float(len(credits)),
+            **({"cross_turn_accuracy": float(credits.mean())} if len(credits) else {}),
             "largest_posterior": float(posterior.max(axis=1).mean()) if len(posterior) else 1.0,
         }
+    figures["reliability"] = {kind: _curve(*said) for kind, said in made.items() if len(said[1])}
+    left_out = figures["left_out"]
+    if not len(made["pair"][1]):
+        left_out["figures of pairs"] = f"no {split} rater preferred one image of two, beyond what is learned from"
+    if not len(made["choice"][1]):
+        left_out["figures of choices"] = f"no {split} rater made a choice, beyond what is learned from"
+    if not is_predicted.any():
+        left_out[CROSS_TURN] = f'no {split} rater said "better" or "worse than the turn before" of a predicted choice'
+    for name, found in ((PICKAPIC, _pickapic(predictor, data, split)), (HPS, _hps(predictor, data, split))):
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            figures |= found
     return figures
+
+
+def _curve(probabilities: FloatArray, said: IntArray) -> dict[str, list[float]]:
+    """The reliability curve as plain data."""
+    curve = reliability_curve(*outcomes_of(probabilities, said))
+    return {name: getattr(curve, name).tolist() for name in ("predicted", "observed", "counts")}
+
+
+def _pickapic(predictor: Predictor, data: PreferenceData, split: str) -> dict[str, float] | str:
+    """Both accuracies, or why there are none."""
+    found = pickapic_credits(predictor, data, np.random.default_rng([SEED, 1]), split)
+    n = sum(map(len, found.paper))
+    if not n:
+        return f"no {split} rater compared two images"
+    return {
+        "pickapic_paper": float(np.concatenate(found.paper).mean()),
+        "pickapic_script": float(np.concatenate(found.script).mean()),
+        "pickapic_pairs": float(n),
+        "pickapic_threshold": found.threshold,
+    }
+
+
+def _hps(predictor: Predictor, data: PreferenceData, split: str) -> dict[str, float] | str:
+    """The rank correlation, or why there is none."""
+    n_ranked, least = data.rankings.shape[1], N_SEEN + 2
+    if not np.isin(data.ranking_raters, data.raters_of(split)).any():
+        return f"no {split} rater ranked a list"
+    if n_ranked < least:
+        return (
+            f"lists of {least} images or more are needed, because {N_SEEN} give the posterior; those of the most "
+            f"common length, which alone are kept as lists, have {n_ranked}"
+        )
+    _, correlations = list_correlations(predictor, data, np.random.default_rng([SEED, 2]), split)
+    return {
+        "hps_spearman": float(correlations.mean()),
+        "hps_lists": float(len(correlations)),
+        "hps_images": float(n_ranked),
+    }
+
+
+def shown_in_scores(data: PreferenceData, split: str = "test") -> Shown:
+    """Collect what ``held_out_scores`` reads: all of the split, and the validation raters' pairs for the threshold."""
+    shown = shown_to(data, data.raters_of(split))
+    rows = np.isin(data.pair_raters, data.raters_of("validation"))
+    return Shown(
+        np.union1d(shown.images, data.pair_images[rows].reshape(-1)), np.union1d(shown.prompts, data.pair_prompts[rows])
+    )

@@ -217,59 +217,93 @@ def evaluate(
     return figures
 
 
-def _halves(data: PreferenceData, split: str, rng: np.random.Generator) -> list[tuple[IntArray, IntArray]]:
-    """Each rater's pairs in two halves at random, the first to learn from; a rater with one pair has it scored."""
-    halves = []
-    for rater in data.raters_of(split):
-        rows = rng.permutation(np.flatnonzero(data.pair_raters == rater))
-        halves.append((rows[: len(rows) // 2], rows[len(rows) // 2 :]))
-    return halves
+def rows_by_rater(who: IntArray, raters: IntArray) -> list[IntArray]:
+    """Group the rows of ``who (n,)`` by rater: an ascending array for each of ``raters (R,)``, empty for some."""
+    order = np.argsort(who, kind="stable").astype(np.int64)
+    first, last = (np.searchsorted(who[order], raters, side) for side in ("left", "right"))
+    return [order[i:j] for i, j in zip(first, last, strict=True)]
+
+
+@dataclass(frozen=True)
+class PickAPic:
+    """Credits on the scored half of each rater's pairs, ties included.
+
+    Attributes:
+        paper: For each rater ``(t,)``, as the paper words it; empty for raters without pairs.
+        script: The same by the rule of PickScore's script.
+        threshold: The script's, chosen on the validation raters.
+    """
+
+    paper: list[FloatArray]
+    script: list[FloatArray]
+    threshold: float
+
+
+def pickapic_credits(
+    predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
+) -> PickAPic:
+    """Score pairs the two ways their accuracy is defined (section 6.2).
+
+    Half of a rater's pairs, ties included, give the posterior; the rest are scored by the mean over types. Raters may
+    have any number of pairs: of an odd number the larger half is scored, and a lone pair is, with the prior.
+
+    Args:
+        predictor: What predicts.
+        data: All labels; the script's threshold is chosen on the validation raters, 0 if they have no pairs.
+        rng: Source of the halves.
+        split: Whose pairs are scored.
+
+    Returns:
+        The credits.
+    """
+    differences, preferences, labels = _scored_halves(predictor, data, split, rng)
+    threshold = 0.0
+    if split != "validation":
+        _, chosen_on, truth = _scored_halves(predictor, data, "validation", rng)
+        if sum(map(len, truth)):
+            threshold = choose_threshold(np.concatenate(chosen_on), np.concatenate(truth))
+    return PickAPic(
+        [pickapic_paper_credit(d, y) for d, y in zip(differences, labels, strict=True)],
+        [pickapic_script_credit(p, y, threshold) for p, y in zip(preferences, labels, strict=True)],
+        threshold,
+    )
 
 
 def pickapic(
     predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
 ) -> dict[str, FloatArray]:
-    """Accuracy on pairs the two ways it is defined, rater by rater (section 6.2).
-
-    Half of a rater's pairs, ties included, give the posterior; the rest are scored by the mean over types.
-
-    Args:
-        predictor: What predicts.
-        data: All labels; the script's threshold is chosen on the validation raters, 0 if there are none.
-        rng: Source of the halves.
-        split: Whose pairs are scored.
+    """Accuracy of ``pickapic_credits``, rater by rater.
 
     Returns:
         ``pickapic_paper`` and ``pickapic_script``, each ``(R,)``, NaN for raters without pairs.
     """
-    differences, preferences, labels = _scored_halves(predictor, data, split, rng)
-    threshold = 0.0
-    if len(data.raters_of("validation")) and split != "validation":
-        _, chosen_on, truth = _scored_halves(predictor, data, "validation", rng)
-        threshold = choose_threshold(np.concatenate(chosen_on), np.concatenate(truth))
-    paper = [pickapic_paper_credit(d, y) for d, y in zip(differences, labels, strict=True)]
-    script = [pickapic_script_credit(p, y, threshold) for p, y in zip(preferences, labels, strict=True)]
-    return {"pickapic_paper": _means(paper), "pickapic_script": _means(script)}
+    found = pickapic_credits(predictor, data, rng, split)
+    return {"pickapic_paper": _means(found.paper), "pickapic_script": _means(found.script)}
 
 
 def _scored_halves(
     predictor: Predictor, data: PreferenceData, split: str, rng: np.random.Generator
 ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
     """Differences of scores, preferences and labels of the scored half of each rater's pairs."""
-    differences, preferences, labels = [], [], []
-    for learn, test in _halves(data, split, rng):
-        posterior = posterior_after(predictor, data, learn[None], len(learn))[0]
-        logits = pair_logits(predictor, data, test)
-        differences.append(logits @ posterior / predictor.comparison_temperature)
-        preferences.append(np.exp(log_sigmoid(logits)) @ posterior)
-        labels.append(data.pair_labels[test])
+    by_rater = rows_by_rater(data.pair_raters, data.raters_of(split))
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *by_rater])
+    logits, y = pair_logits(predictor, data, rows), data.pair_labels[rows]
+    likelihoods = y[:, None] * log_sigmoid(logits) + (1 - y[:, None]) * log_sigmoid(-logits)
+    differences, preferences, labels, end = [], [], [], 0
+    for mine in by_rater:
+        start, end = end, end + len(mine)
+        learn, test = np.split(rng.permutation(np.arange(start, end)), [len(mine) // 2])
+        posterior = normalised(np.log(predictor.prior) + likelihoods[learn].sum(axis=0))
+        differences.append(logits[test] @ posterior / predictor.comparison_temperature)
+        preferences.append(np.exp(log_sigmoid(logits[test])) @ posterior)
+        labels.append(y[test])
     return differences, preferences, labels
 
 
-def hps_correlations(
+def list_correlations(
     predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
-) -> FloatArray:
-    """Rank correlation on ranked lists as on the HPS test set, rater by rater (section 6.2).
+) -> tuple[IntArray, FloatArray]:
+    """Rank correlation of every ranked list as on the HPS test set (section 6.2).
 
     Three images of a list, drawn at random, give three pairs for the posterior, from the prior anew for every list.
     The others are ranked.
@@ -281,29 +315,92 @@ def hps_correlations(
         split: Whose lists.
 
     Returns:
-        ``(R,)``, NaN for raters without lists.
+        Raters and correlations of the lists, ``(n,)`` each.
 
     Raises:
         ValueError: If lists are shorter than five.
     """
-    raters = data.raters_of(split)
-    rows = np.flatnonzero(np.isin(data.ranking_raters, raters))
+    rows = np.flatnonzero(np.isin(data.ranking_raters, data.raters_of(split)))
     n_ranked = data.rankings.shape[1]
     if n_ranked < N_SEEN + 2:
         raise ValueError(
             f"lists of {N_SEEN + 2} images or more are needed, got {n_ranked}: {N_SEEN} give the posterior"
         )
     scores = predictor.scores(data.ranking_prompts[rows], data.rankings[rows])
-    found: dict[int, list[float]] = {int(rater): [] for rater in raters}
-    for rater, by_type in zip(data.ranking_raters[rows], scores, strict=True):
+    correlations = []
+    for by_type in scores:
         seen = np.sort(rng.choice(n_ranked, N_SEEN, replace=False))
         left = np.setdiff1d(np.arange(n_ranked), seen)
         better, worse = np.triu_indices(N_SEEN, 1)
         gaps = by_type[:, seen[better]] - by_type[:, seen[worse]]
         likelihood = log_sigmoid(predictor.comparison_temperature * gaps).sum(axis=1)
         posterior = normalised(np.log(predictor.prior) + likelihood)
-        found[int(rater)].append(hps_spearman(by_type[:, left], posterior))
-    return _means([np.array(found[int(rater)]) for rater in raters])
+        correlations.append(hps_spearman(by_type[:, left], posterior))
+    return data.ranking_raters[rows], np.array(correlations, dtype=np.float64)
+
+
+def hps_correlations(
+    predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
+) -> FloatArray:
+    """Mean of ``list_correlations`` of each rater: ``(R,)``, NaN for raters without lists."""
+    who, correlations = list_correlations(predictor, data, rng, split)
+    return _means([correlations[rows] for rows in rows_by_rater(who, data.raters_of(split))])
+
+
+@dataclass(frozen=True)
+class TurnComparisons:
+    """Answers "better" and "worse than the turn before" of some sessions, n in all.
+
+    Attributes:
+        raters: ``(n,)`` ids.
+        sessions: ``(n,)`` rows of sessions.
+        turns: ``(n,)`` the later of the two turns.
+        differences: ``(n, K)`` by type, utility of the chosen column minus that of the column chosen a turn earlier.
+        verdicts: ``(n,)`` 1 better, -1 worse.
+    """
+
+    raters: IntArray
+    sessions: IntArray
+    turns: IntArray
+    differences: FloatArray
+    verdicts: FloatArray
+
+    def credits(self, raters: IntArray, posterior: FloatArray) -> FloatArray:
+        """Return 1 where the sign of the expected difference is the answer, 0 elsewhere: ``(n,)``.
+
+        Args:
+            raters: ``(R,)`` ids, ascending, among them all who answered.
+            posterior: ``(R, K)``.
+        """
+        of_each = posterior[np.searchsorted(raters, self.raters)]
+        return cross_turn_credit((self.differences * of_each).sum(axis=1), self.verdicts)
+
+
+def turn_comparisons(predictor: Predictor, data: PreferenceData, sessions: IntArray) -> TurnComparisons:
+    """Collect what was said between turns of sessions ``(S,)``, of any raters in any number.
+
+    "Same" is left out, and so is an answer where one of the two turns has no choice.
+    """
+    choices = data.session_choices[sessions]
+    said = data.session_versus_previous
+    verdicts = np.full(choices.shape, np.nan) if said is None else said[sessions]
+    is_decided = np.isin(verdicts, (-1.0, 1.0)) & (choices >= 0)
+    is_decided[:, 1:] &= choices[:, :-1] >= 0
+    is_decided[:, :1] = False
+    rows, turns = np.nonzero(is_decided)
+
+    def chosen(at: IntArray) -> FloatArray:
+        at_rows = sessions[rows]
+        utilities = predictor.utilities(data.session_prompts[at_rows], data.session_images[at_rows, at])
+        return np.take_along_axis(utilities, choices[rows, at][:, None, None], axis=2)[..., 0]
+
+    return TurnComparisons(
+        data.session_raters[sessions[rows]],
+        sessions[rows],
+        turns.astype(np.int64),
+        chosen(turns) - chosen(turns - 1),
+        verdicts[rows, turns],
+    )
 
 
 def cross_turn(predictor: Predictor, data: PreferenceData, tasks: HeldOut, n: int) -> FloatArray:
@@ -318,16 +415,9 @@ def cross_turn(predictor: Predictor, data: PreferenceData, tasks: HeldOut, n: in
     Returns:
         ``(R,)``, NaN for raters who never said either.
     """
-    if data.session_versus_previous is None:
-        return np.full(len(tasks.raters), np.nan)
-    posterior = posterior_after(predictor, data, tasks.learn, n)
-    utilities = np.einsum("rshkl,rk->rshl", session_utilities(predictor, data, tasks.sessions), posterior)
-    choices = data.session_choices[tasks.sessions]
-    chosen = np.take_along_axis(utilities, np.maximum(choices, 0)[..., None], axis=-1)[..., 0]
-    verdicts = np.where(choices >= 0, data.session_versus_previous[tasks.sessions], np.nan)[:, :, 1:]
-    verdicts = np.where(choices[:, :, :-1] >= 0, verdicts, np.nan)
-    credit = cross_turn_credit(np.diff(chosen, axis=-1), verdicts)
-    return _means([row[np.isfinite(row)] for row in credit.reshape(len(credit), -1)])
+    found = turn_comparisons(predictor, data, tasks.sessions.reshape(-1))
+    credits = found.credits(tasks.raters, posterior_after(predictor, data, tasks.learn, n))
+    return _means([credits[rows] for rows in rows_by_rater(found.raters, tasks.raters)])
 
 
 def _means(rows: list[FloatArray]) -> FloatArray:

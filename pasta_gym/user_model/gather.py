@@ -101,7 +101,7 @@ def gather(
         max_ratings: Most ratings.
         max_sessions: Most sessions.
         max_bad_images: The share of unreadable images past which gathering stops.
-        originals: Keeps what is behind each row of the embeddings, to train an encoder on it.
+        originals: Keeps what is behind each row of the embeddings, to train an encoder on it or score it.
         progress: Show a bar.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the embeddings are of: the pictures and the initial prompts behind their rows, to train an encoder on them."""
+"""What the embeddings are of: the pictures and the initial prompts behind their rows, to train an encoder or score."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ class Originals:
         assert row == len(self._keys)
         if not isinstance(item.content, bytes):
             raise ValueError(
-                f"image {item.name} comes as an embedding, without pixels, so no encoder can be trained on it; "
-                "leave the encoder as it is (user_model.train_encoder=false), or take data with pictures"
+                f"image {item.name} comes as an embedding, without pixels, so no encoder can be trained on it and no "
+                "scorer can look at it; take data with pictures. A fit that leaves the encoder as it is needs none "
+                "(user_model.train_encoder=false)"
             )
         key = image_key(item.content)
         self._keys.append(key)

@@ -6,6 +6,7 @@ A score without types is a model of one type, so every figure is computed by the
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -108,13 +109,16 @@ class ScorePredictor:
 
     def scores(self, prompts: IntArray, images: IntArray) -> FloatArray:
         """Score images ``(n, m)`` for prompts ``(n,)``: ``(n, 1, m)``."""
-        result: FloatArray = np.asarray(self.score(prompts, images), dtype=np.float64)[:, None]
+        result = np.zeros((len(images), 1, images.shape[1]))
+        for start in range(0, len(images), _ROWS):
+            rows = slice(start, start + _ROWS)
+            result[rows, 0] = self.score(prompts[rows], images[rows])
         return result
 
     def utilities(self, prompts: IntArray, slates: IntArray) -> FloatArray:
         """Return the score of each column's best image, slates ``(n, L, M)``: ``(n, 1, L)``."""
         n, n_columns, m = slates.shape
-        flat = self.scores(prompts, slates.reshape(n, -1))
+        flat = self.scores(prompts, slates.reshape(n, n_columns * m))
         best: FloatArray = flat.reshape(n, 1, n_columns, m).max(axis=-1)
         return best
 
@@ -144,14 +148,48 @@ def table_score(table: FloatArray) -> ScoreFunction:
     """Scores that were computed beforehand, one for each image with the prompt it was made for: ``(I,)``.
 
     Args:
-        table: ``(I,)``, a row for each of the dataset's images.
+        table: ``(I,)``, a row for each of the dataset's images, as ``read_scores`` reads it.
+
+    Returns:
+        The score; it raises ``ValueError`` for an image whose number is not finite.
     """
 
     def score(prompts: IntArray, images: IntArray) -> FloatArray:
         found: FloatArray = table[images]
+        if not np.isfinite(found).all():
+            row = int(images[~np.isfinite(found)][0])
+            raise ValueError(f"image {row} has no score, got {table[row]}; score the images of this very dataset")
         return found
 
     return score
+
+
+def read_scores(path: str | pathlib.Path, n_images: int) -> FloatArray:
+    """Read scores that ``python -m benchmarks.score_images`` wrote, or anything else of that shape.
+
+    Args:
+        path: A ``.npy`` file.
+        n_images: Images of the dataset.
+
+    Returns:
+        ``(n_images,)``, NaN for images that no label is about.
+
+    Raises:
+        ValueError: If the file is missing, broken, or not of one number an image.
+    """
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"cannot read {path} ({error}); write it with: python -m benchmarks.score_images --out {path}"
+        ) from error
+    if not isinstance(table, np.ndarray) or table.dtype.kind not in "fiu" or table.shape != (n_images,):
+        raise ValueError(
+            f"{path} must hold one score for each of {n_images} images, got {getattr(table, 'shape', 'an archive')}; "
+            "score the images of this very dataset, with the same limits and splits"
+        )
+    scores: FloatArray = table.astype(np.float64)
+    return scores
 
 
 def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train") -> ScorePredictor:
@@ -159,17 +197,21 @@ def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train")
 
     Args:
         score: The score.
-        data: All labels.
+        data: All labels. Neighbours in rankings are taken for pairs where there are no pairs without a tie.
         split: Whose labels; never those that are predicted later.
 
     Returns:
         The predictor; a temperature stays 1 where the split has no such labels.
     """
     raters = data.raters_of(split)
-    rows = np.flatnonzero(np.isin(data.pair_raters, raters) & (data.pair_labels != 0.5))[:_MOST_FITTED]
+    who, prompts, images, labels = data.pair_raters, data.pair_prompts, data.pair_images, data.pair_labels
+    rows = np.flatnonzero(np.isin(who, raters) & (labels != 0.5))[:_MOST_FITTED]
+    if not len(rows):
+        who, prompts, images, labels = data.all_pairs()
+        rows = np.flatnonzero(np.isin(who, raters) & (labels != 0.5))[:_MOST_FITTED]
     plain = ScorePredictor(score)
-    pairs = plain.scores(data.pair_prompts[rows], data.pair_images[rows])[:, 0]
-    gaps = (pairs[:, 0] - pairs[:, 1]) * np.where(data.pair_labels[rows] == 1, 1.0, -1.0)
+    pairs = plain.scores(prompts[rows], images[rows])[:, 0]
+    gaps = (pairs[:, 0] - pairs[:, 1]) * np.where(labels[rows] == 1, 1.0, -1.0)
     comparison = _best_scale(lambda tau: float(log_sigmoid(tau * gaps).mean())) if len(rows) else 1.0
     sessions, turns = np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])
     sessions, turns = sessions[:_MOST_FITTED], turns[:_MOST_FITTED]

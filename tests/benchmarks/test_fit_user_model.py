@@ -21,6 +21,7 @@ from pasta_gym.datasets import Comparison, Image, Rating, Session, Turn
 from pasta_gym.datasets.records import LoadReport
 from pasta_gym.user_model import phases, sequential
 from pasta_gym.user_model.network import ScoreModel
+from pasta_gym.user_model.predictors import ModelPredictor
 from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
 
 D = 64
@@ -86,10 +87,10 @@ def settings(tmp_path, monkeypatch):
     return make
 
 
-def test_one_command_gives_a_user_model_that_the_environment_plays_with(settings, monkeypatch):
+def test_one_command_gives_a_user_model_that_the_environment_plays_with(settings, monkeypatch, tmp_path):
     out = command.run(settings())
     found = {path.name for path in out.iterdir()}
-    assert {"user_model.safetensors", "metadata.json", "card.md", "card.png", "one_type"} <= found
+    assert {"user_model.safetensors", "metadata.json", "card.md", "card.png", "reliability.png", "one_type"} <= found
     assert not [name for name in found if name.startswith(".")]
     model, one = UserModel.load(out), UserModel.load(out / "one_type")
     assert (model.n_types, one.n_types) == (2, 1)
@@ -106,6 +107,16 @@ def test_one_command_gives_a_user_model_that_the_environment_plays_with(settings
         assert env.step(np.array([0, 5, 10, 15]))[1] == 0.0
     monkeypatch.setattr(command, "fit_in_phases", lambda *a, **k: pytest.fail("fitted again"))
     assert command.run(settings()) == out
+    assert list(UserModel.load(out).metadata["held_out_baselines"]) == ["CLIP score"]
+    # Scores from a file are another row, and no reason to fit again.
+    np.save(tmp_path / "own.npy", np.arange(288.0))
+    command.run(settings(f"+scores.own={tmp_path / 'own.npy'}"))
+    card = (out / "card.md").read_text()
+    for row in ("types, n = 50", "one type, n = 50", "CLIP score", "own"):
+        assert f"\n| {row} | " in card
+    np.save(tmp_path / "own.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"must hold one score for each of 288 images, got \(3,\)"):
+        command.run(settings(f"+scores.own={tmp_path / 'own.npy'}"))
     with pytest.raises(pytest.fail.Exception):
         command.run(settings("++user_model.em.seed=1"))
 
@@ -172,7 +183,12 @@ def test_the_papers_tables_are_a_configuration():
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("data=[{folder: x}]", "data must be a list of datasets with a kind"), ("+speed=1", r"unknown keys \['speed'\]")],
+    [
+        ("data=[{folder: x}]", "data must be a list of datasets with a kind"),
+        ("+speed=1", r"unknown keys \['speed'\]"),
+        ("scores=own.npy", r"scores must name a file each, as in \+scores\.pickscore=.*'own\.npy'"),
+        ("+scores.types=own.npy", r"scores cannot be called 'types', which is a row of the card already"),
+    ],
 )
 def test_bad_configurations_are_refused_before_anything_is_read(settings, override, words):
     with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
@@ -196,7 +212,7 @@ def small_model(k=2, seed=0):
 
 def test_held_out_raters_are_predicted_from_the_first_half_of_their_pairs():
     data, model = command.gather(Shop()), small_model()
-    scores = held_out_scores(model, data, n_labels=(0, 2))
+    scores = held_out_scores(ModelPredictor(model, data), data, n_labels=(0, 2))
     who, prompts, images, _ = data.all_pairs()
     hits, likelihoods = [], []
     for rater in data.raters_of("test"):
@@ -222,7 +238,7 @@ def test_raters_without_pairs_are_known_by_their_first_choices():
     data = dataclasses.replace(
         full, pair_raters=none, pair_prompts=none, pair_images=none.reshape(0, 2), pair_labels=none.astype(float)
     )
-    scores = held_out_scores(model, data, n_labels=(0, 1))
+    scores = held_out_scores(ModelPredictor(model, data), data, n_labels=(0, 1))
     assert scores["1"].keys() >= {"choice_accuracy"}
     assert scores["1"]["choices"] == 3
     assert scores["1"]["pairs"] == 0
@@ -344,9 +360,10 @@ def test_the_papers_command_trains_the_encoder_and_keeps_it(with_pictures, monke
     # What the card says of held-out raters is said of the embeddings that the user model reads.
     trained = command.ClipEncoder.from_files(out / "encoder")
     data = command.gather(PictureShop(), trained, tmp_path / "again")
-    again = held_out_scores(model, data)
+    again = held_out_scores(ModelPredictor(model, data), data)
     assert again["50"] == pytest.approx(model.metadata["held_out"]["50"], abs=1e-4)
-    others = held_out_scores(model, command.gather(PictureShop(), frozen, tmp_path / "again"))
+    unread = command.gather(PictureShop(), frozen, tmp_path / "again")
+    others = held_out_scores(ModelPredictor(model, unread), unread)
     assert again["50"]["pair_log_likelihood"] != pytest.approx(others["50"]["pair_log_likelihood"], abs=1e-4)
     with gym.make("PastaT2I-v0", images="painter", user_model=str(out)) as env:
         env.reset(seed=0)

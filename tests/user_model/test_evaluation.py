@@ -8,7 +8,14 @@ from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig
 from pasta_gym.user_model.evaluation import HeldOut, evaluate, held_out, ranking_correlation
 from pasta_gym.user_model.fit import fit_user_model
-from pasta_gym.user_model.predictors import ModelPredictor, ScorePredictor, calibrated, clip_score, table_score
+from pasta_gym.user_model.predictors import (
+    ModelPredictor,
+    ScorePredictor,
+    calibrated,
+    clip_score,
+    read_scores,
+    table_score,
+)
 from pasta_gym.user_model.user_model import UserModel
 
 
@@ -139,6 +146,45 @@ def test_turns_are_compared_by_the_columns_chosen():
     assert np.isnan(evaluation.cross_turn(TwoTastes(), nobody, tasks, 6)).all()
 
 
+def test_rows_are_grouped_by_rater():
+    found = evaluation.rows_by_rater(np.array([4, 2, 4, 7]), np.array([2, 3, 4]))
+    assert [rows.tolist() for rows in found] == [[1], [], [0, 2]]
+    assert [rows.tolist() for rows in evaluation.rows_by_rater(np.zeros(0, dtype=np.int64), np.array([5]))] == [[]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_raters_may_have_any_number_of_pairs():
+    # Four pairs, one, none, and three ties that look like none.
+    pairs = [[9, 1]] * 4 + [[1, 9]] + [[9, 1]] * 3
+    data = small_data(pairs, [1.0] * 4 + [0.0] + [0.5] * 3, [0] * 4 + [1] + [3] * 3, (2, 2, 2, 2, 1))
+    score = ScorePredictor(table_score(np.arange(11) / 10.0))
+    found = evaluation.pickapic_credits(score, data, np.random.default_rng(0))
+    assert [credits.tolist() for credits in found.paper] == [[1, 1], [1], [], [0, 0]]
+    assert [credits.tolist() for credits in found.script] == [[1, 1], [1], [], [0.5, 0.5]]
+    assert found.threshold == 0.0  # the validation rater has no pairs
+    by_rater = evaluation.pickapic(score, data, np.random.default_rng(0))
+    assert np.array_equal(by_rater["pickapic_paper"], [1, 1, np.nan, 0], equal_nan=True)
+
+
+def test_raters_may_have_any_number_of_sessions():
+    slates = [[[2, 9], [9, 7], [4, 9]], [[5, 0], [5, 0], [6, 0]], [[9, 0], [1, 0], [3, 0]], [[1, 0], [2, 0], [3, 0]]]
+    choices = [[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, -1, 0]]
+    verdicts = np.array([[np.nan, 1, -1], [np.nan, 1, 1], [1, -1, 0], [np.nan, 1, 1]])
+    data = small_data(splits=(2, 2, 2, 2), sessions=slates, choices=choices, verdicts=verdicts)
+    data = dataclasses.replace(data, session_raters=np.array([0, 0, 1, 3]))
+    found = evaluation.turn_comparisons(TwoTastes(), data, np.array([0, 1, 2, 3]))
+    # "Same", a first turn and the neighbours of a turn without a choice are no comparisons.
+    assert found.raters.tolist() == [0, 0, 0, 0, 1]
+    assert (found.sessions.tolist(), found.turns.tolist()) == ([0, 0, 1, 1, 2], [1, 2, 1, 2, 1])
+    assert found.differences[:, 0] == pytest.approx([0.5, -0.3, 0.0, 0.1, -0.8])
+    assert found.differences[:, 1] == pytest.approx([-0.5, 0.3, 0.0, -0.1, 0.8])
+    # Rater 0 is of type 0, where equal utilities are no "better"; rater 1 is of type 1.
+    posterior = np.array([[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]])
+    assert found.credits(np.arange(4), posterior).tolist() == [1, 1, 0, 1, 0]
+    none = evaluation.turn_comparisons(ScorePredictor(table_score(np.zeros(11))), data, np.zeros(0, dtype=np.int64))
+    assert none.credits(np.arange(4), np.ones((4, 1))).tolist() == []
+
+
 def test_a_score_without_types_is_a_model_of_one_type():
     data = small_data()
     plain = ScorePredictor(table_score(np.arange(11) / 10.0), 4.0, 5.0)
@@ -162,8 +208,38 @@ def test_temperatures_of_a_score_are_found_again():
     fitted = calibrated(table_score(np.arange(11) / 10.0), data)
     assert fitted.comparison_temperature == pytest.approx(3.0, rel=0.1)
     assert fitted.choice_temperature == pytest.approx(8.0, rel=0.1)
+    ranked = small_data(rankings=pairs[labels == 1].tolist(), splits=(0,))  # lists of two
+    assert calibrated(table_score(np.arange(11) / 10.0), ranked).comparison_temperature == pytest.approx(3.0, rel=0.1)
     nothing_to_fit = calibrated(table_score(np.arange(11) / 10.0), small_data())
     assert (nothing_to_fit.comparison_temperature, nothing_to_fit.choice_temperature) == (1.0, 1.0)
+
+
+def test_scores_from_a_file_are_of_all_images_that_count(tmp_path):
+    np.save(tmp_path / "own.npy", np.array([1.0, np.nan, 3.0], dtype=np.float32))
+    score = table_score(read_scores(tmp_path / "own.npy", 3))
+    assert score(np.zeros(1, dtype=np.int64), np.array([[2, 0]])).tolist() == [[3.0, 1.0]]
+    with pytest.raises(ValueError, match=r"image 1 has no score, got nan; score the images of this very dataset"):
+        score(np.zeros(1, dtype=np.int64), np.array([[2, 1]]))
+    with pytest.raises(ValueError, match=r"must hold one score for each of 4 images, got \(3,\)"):
+        read_scores(tmp_path / "own.npy", 4)
+    (tmp_path / "torn.npy").write_bytes((tmp_path / "own.npy").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cannot read .*torn\.npy .*benchmarks\.score_images"):
+        read_scores(tmp_path / "torn.npy", 3)
+    np.savez(tmp_path / "many.npz", np.zeros(3))
+    with pytest.raises(ValueError, match="got an archive"):
+        read_scores(tmp_path / "many.npz", 3)
+
+
+def test_many_images_are_scored_a_few_at_a_time():
+    asked = []
+
+    def score(prompts, images):
+        asked.append(len(images))
+        return images / 10.0
+
+    images = np.arange(2600).reshape(1300, 2)
+    assert np.array_equal(ScorePredictor(score).scores(np.zeros(1300, dtype=np.int64), images)[:, 0], images / 10.0)
+    assert asked == [512, 512, 276]
 
 
 def test_a_model_predicts_what_it_says(planted, fitted):

@@ -1,0 +1,154 @@
+"""One published scorer's number for every picture of a dataset, as a row of the card of a user model.
+
+python -m benchmarks.score_images --scorer pickscore --folder PICKSCORE --out pickscore.npy data=preferences/pickapic
+python -m benchmarks.fit_user_model data=preferences/pickapic +scores.pickscore=pickscore.npy
+
+The dataset is named as for the fit, with the same limits and splits, so that images have the same rows. Pictures are
+read in full: one that comes as an embedding alone, as the mini world's do, cannot be scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from tqdm.auto import tqdm
+
+from benchmarks.evaluate_user_model import write_atomically
+from benchmarks.fit_user_model import FitSettings, gather_data, make_encoder, picture_store, read_settings
+from benchmarks.run import CONFIG_FOLDER
+from pasta_gym.datasets import open_dataset
+from pasta_gym.encoders.clip_encoder import decode
+from pasta_gym.types import FloatArray, IntArray
+from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.originals import Originals
+from pasta_gym.user_model.scorers import SCORERS, Scorer, make_scorer
+
+logger = logging.getLogger(__name__)
+_AT_ONCE = 64
+
+
+def prompts_of_images(data: PreferenceData) -> tuple[IntArray, int]:
+    """Find the initial prompt that each image was judged for.
+
+    Args:
+        data: All labels.
+
+    Returns:
+        Rows of prompts ``(I,)``, -1 for images that no label is about; and how many images were judged for several
+        prompts: they have the first, pairs before rankings, ratings and choices.
+    """
+    sessions, turns = np.nonzero(data.session_choices >= 0)
+    shown = [
+        (data.pair_prompts, data.pair_images),
+        (data.ranking_prompts, data.rankings),
+        (data.rating_prompts, data.rating_images),
+        (data.session_prompts[sessions], data.session_images[sessions, turns]),
+    ]
+    images = np.concatenate([rows.reshape(-1) for _, rows in shown])
+    prompts = np.concatenate([np.repeat(prompts, math.prod(rows.shape[1:])) for prompts, rows in shown])
+    found = np.full(len(data.image_embeddings), -1, dtype=np.int64)
+    distinct, first = np.unique(images, return_index=True)
+    found[distinct] = prompts[first]
+    return found, len(np.unique(images[prompts != found[images]]))
+
+
+def score_pictures(scorer: Scorer, originals: Originals, prompts: IntArray, *, progress: bool = False) -> FloatArray:
+    """Score pictures for their prompts.
+
+    Args:
+        scorer: The scorer.
+        originals: Pictures and prompts by row.
+        prompts: ``(I,)`` row of each picture's prompt, -1 to leave it out.
+        progress: Show a bar.
+
+    Returns:
+        ``(I,)``, NaN where a picture was left out.
+
+    Raises:
+        ValueError: If a picture cannot be read, or a score is not finite.
+    """
+    table = np.full(len(prompts), np.nan)
+    rows = np.flatnonzero(prompts >= 0)
+    with tqdm(total=len(rows), desc=scorer.name, unit=" pictures", disable=not progress) as bar:
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            texts = [originals.prompts[row] for row in prompts[part].tolist()]
+            table[part] = scorer.scores(texts, [decode(picture) for picture in originals.images(part)])
+            bad = ~np.isfinite(table[part])
+            if bad.any():
+                row = int(part[bad][0])
+                raise ValueError(
+                    f"{scorer.name} gives image {row} for the prompt {originals.prompts[prompts[row]]!r} {table[row]}, "
+                    "expected a finite number; are its weights broken?"
+                )
+            bar.update(len(part))
+    return table
+
+
+def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
+    """Gather a dataset with its pictures and score them.
+
+    Args:
+        settings: The fit's, which name the data, its limits and splits, the frozen encoder and the cache.
+        scorer: The scorer.
+
+    Returns:
+        ``(I,)``, NaN for images that no label is about.
+
+    Raises:
+        ValueError: If data are at fault or have no pictures, or a score is not finite.
+    """
+    originals = picture_store(settings)
+    sources = [open_dataset(**source) for source in settings.resolved["data"]]
+    data = gather_data(settings, sources, make_encoder(settings.resolved["encoder"]), originals)
+    if not len(originals):
+        raise ValueError(f"{settings.resolved['data_name']} shows no pictures; are its limits 0, or its files empty?")
+    prompts, n_repeated = prompts_of_images(data)
+    if n_repeated:
+        logger.warning("%d images were judged for several prompts and are scored for the first", n_repeated)
+    return score_pictures(scorer, originals, prompts, progress=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.score_images",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scorer", required=True, choices=SCORERS)
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="the scorer's weights; clip without one is the mini world's"
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a .npy file, written whole or not at all")
+    parser.add_argument("overrides", nargs="*", help="as of fit_user_model: data=preferences/pickapic cache=FOLDER ...")
+    options = parser.parse_args(arguments)
+    if options.out.suffix != ".npy":
+        parser.error(f"--out must end in .npy, got {options.out}")
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        settings = read_settings(compose("fit_user_model", options.overrides))
+    scorer = make_scorer(options.scorer, options.folder)
+    table = score_dataset(settings, scorer)
+
+    def write(partial: pathlib.Path) -> None:
+        with partial.open("wb") as file:
+            np.save(file, table, allow_pickle=False)
+
+    write_atomically(options.out, write)
+    kept = table[np.isfinite(table)]
+    row = f"+scores.{options.scorer.replace('.', '_')}={options.out}"
+    print(  # noqa: T201
+        f"wrote {options.out}: {scorer.name} of {len(kept)} of {len(table)} images, mean {kept.mean():.4g}; then: "
+        + shlex.join(["python", "-m", "benchmarks.fit_user_model", *options.overrides, row])
+    )
+
+
+if __name__ == "__main__":
+    main()
