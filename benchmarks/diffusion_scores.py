@@ -96,23 +96,29 @@ def collect(wanted: Sequence[run.Settings], target: pathlib.Path) -> pathlib.Pat
 
     Args:
         wanted: The runs; those without any score are left out.
-        target: The CSV.
+        target: The CSV. What it holds of other agents, rewards and seeds stays.
 
     Raises:
         ValueError: If nothing was scored.
     """
-    lines: list[str] = []
-    made_with: dict[str, Any] = {}
-    for settings in wanted:
-        scores = parts_of(settings)
-        if scores is None:
-            continue
-        own = runs.scores_text(settings.key, scores).splitlines()
-        lines += own if not lines else own[1:]
-        identity = run_identity(settings)
-        made_with[identity["config_hash"]] = {"models": identity["models"], "episodes": len(scores)}
-    if not lines:
+    found = {settings.key: (scores, run_identity(settings)) for settings in wanted if (scores := parts_of(settings))}
+    if not found:
         raise ValueError("no conversation has been scored yet; leave out --collect to play some")
+    made_with: dict[str, Any] = runs.read_json(target.with_suffix(".json")) or {}
+    joined = dict(runs.read_scores(target)) if target.is_file() else {}
+    of_run = {(key.agent, key.reward, key.seed): key for key in joined}
+    for key, (scores, identity) in found.items():
+        before = of_run.get((key.agent, key.reward, key.seed))
+        if before is not None:
+            del joined[before]
+            made_with.pop(before.config_hash, None)
+        joined[key] = scores
+        made_with[key.config_hash] = {"models": identity["models"], "episodes": len(scores)}
+    texts = [
+        runs.scores_text(key, joined[key]).splitlines()
+        for key in sorted(joined, key=lambda k: (k.agent, k.reward, k.seed))
+    ]
+    lines = [texts[0][0], *(line for text in texts for line in text[1:])]
     write_text(target, "\n".join(lines) + "\n")
     write_json(target.with_suffix(".json"), made_with)
     return target

@@ -204,8 +204,14 @@ def test_scores_on_diffusion_are_joined_for_every_agent(configure, tmp_path):
     diffusion_scores.collect(wanted, tmp_path / "joined.csv")
     assert [len(scores) for _, scores in runs.read_scores(tmp_path / "joined.csv")] == [3]
     run(wanted[1])
-    joined = runs.read_scores(diffusion_scores.collect(wanted, tmp_path / "joined.csv"))
+    diffusion_scores.collect(wanted[1:], tmp_path / "joined.csv")  # the other agent's rows stay
+    joined = runs.read_scores(tmp_path / "joined.csv")
     assert [len(scores) for _, scores in joined] == [3, 3]
+    before = (tmp_path / "joined.csv").read_text()
+    diffusion_scores.collect(wanted, tmp_path / "joined.csv")
+    assert (tmp_path / "joined.csv").read_text() == before
+    notes = json.loads((tmp_path / "joined.json").read_text())
+    assert {hash_: note["episodes"] for hash_, note in notes.items()} == {s.key.config_hash: 3 for s in wanted}
     assert {key.images for key, _ in joined} == {"diffusion"}
     with pytest.raises(ValueError, match=r"no finished surrogate run of \['own'\]"):
         diffusion_scores.diffusion_settings(source, agents=["own"], rewards=["dense"], **chosen)
