@@ -114,12 +114,8 @@ def collect(wanted: Sequence[run.Settings], target: pathlib.Path) -> pathlib.Pat
             made_with.pop(before.config_hash, None)
         joined[key] = scores
         made_with[key.config_hash] = {"models": identity["models"], "episodes": len(scores)}
-    texts = [
-        runs.scores_text(key, joined[key]).splitlines()
-        for key in sorted(joined, key=lambda k: (k.agent, k.reward, k.seed))
-    ]
-    lines = [texts[0][0], *(line for text in texts for line in text[1:])]
-    write_text(target, "\n".join(lines) + "\n")
+    keys = sorted(joined, key=lambda k: (k.agent, k.reward, k.seed))
+    write_text(target, runs.joined(runs.scores_text(key, joined[key]) for key in keys))
     write_json(target.with_suffix(".json"), made_with)
     return target
 

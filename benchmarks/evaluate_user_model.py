@@ -34,6 +34,7 @@ from benchmarks.rater_scores import (
 )
 from benchmarks.stats import Interval, difference_interval, interval, mean_intervals, normalised_intervals
 from pasta_gym.mini.weights import weights_directory
+from pasta_gym.trajectories.rater_sessions import LABELS
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.encoder_identity import require_frozen_encoder
 from pasta_gym.user_model.fit import ONE_TYPE
@@ -41,7 +42,6 @@ from pasta_gym.user_model.fit_world import N_TYPES, find_model, is_fitted, label
 from pasta_gym.user_model.metrics import reliability_curve, stability
 from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, read_scores, table_score
 
-SHIPPED_LABELS = pathlib.Path("data/labels_world_0")
 MODEL, ONE, CLIP, CEILING, UNIFORM = "model", "one type", "CLIP score", "ceiling", "uniform"
 _SEED = 0xE7A1
 
@@ -110,7 +110,7 @@ def folders_of_world(number: int) -> tuple[pathlib.Path, pathlib.Path, pathlib.P
     """
     if number == 0:
         model = weights_directory() / "user_model"
-        return model, SHIPPED_LABELS, model / ONE_TYPE
+        return model, pathlib.Path(LABELS), model / ONE_TYPE
     model, labels, one = find_model(number, N_TYPES), labels_folder(number), find_model(number, 1)
     if not (is_fitted(model) and is_fitted(one) and is_fitted(labels)):
         raise ValueError(

@@ -6,6 +6,7 @@ import datetime
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -30,7 +31,12 @@ def fill_block(page: pathlib.Path, name: str, text: str) -> None:
     page.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
 
 
-def printed_by(command: str, arguments: list[str] | None) -> str:
+def printed(command: str) -> str:
+    """Say which command line printed a block, today."""
+    return f"Printed by `{command}` on {datetime.datetime.now(tz=datetime.UTC).date()}."
+
+
+def printed_by(command: str, arguments: Sequence[str] | None) -> str:
     """Say which command of ``benchmarks`` printed a block, and when.
 
     Args:
@@ -42,5 +48,4 @@ def printed_by(command: str, arguments: list[str] | None) -> str:
     for option in ("--out", "--page", "--threads", "--workers"):
         if option in given:
             del given[given.index(option) : given.index(option) + 2]
-    line = shlex.join(["python", "-m", f"benchmarks.{command}", *given])
-    return f"Printed by `{line}` on {datetime.datetime.now(tz=datetime.UTC).date()}."
+    return printed(shlex.join(["python", "-m", f"benchmarks.{command}", *given]))

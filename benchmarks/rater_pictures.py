@@ -10,7 +10,6 @@ those slates, and by the learned model. A hand whose pictures the learned model 
 from __future__ import annotations
 
 import argparse
-import datetime
 import pathlib
 import sys
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.pages import fill_block
+from benchmarks.pages import fill_block, printed
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_sessions import load_pool
 from pasta_gym.mini.rater_users import crowd_of
@@ -131,9 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
     hands = compare(given.images.split(","), given.sessions, given.pool, given.labels)
     text = table(hands, given.sessions, RaterSessionsConfig.n_episodes)
     if given.page:
-        day = datetime.datetime.now(tz=datetime.UTC).date()
         command = f"python -m benchmarks.rater_pictures --images {given.images} --sessions {given.sessions}"
-        fill_block(given.page, "pictures", f"Printed by `{command}` on {day}.\n\n{text}")
+        fill_block(given.page, "pictures", f"{printed(command)}\n\n{text}")
     sys.stdout.write(text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rater_verdicts
+from benchmarks.pages import printed
 from benchmarks.rater_verdicts import ANSWERS, Heard, Orders
 from benchmarks.runs import Run, RunKey
 from benchmarks.stats import Interval, Scores
@@ -156,8 +156,7 @@ def markdown(made: Tables) -> str:
 
 def block(made: Tables, command: str) -> str:
     """Write what goes between a page's markers."""
-    day = datetime.datetime.now(tz=datetime.UTC).date()
-    return f"Printed by `{command}` on {day}.\n\n{made.text}"
+    return f"{printed(command)}\n\n{made.text}"
 
 
 def write(made: Tables, out: pathlib.Path) -> list[pathlib.Path]:

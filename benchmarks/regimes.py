@@ -7,7 +7,6 @@ python -m benchmarks.regimes runs/regimes --page docs/regimes.md    and puts it 
 from __future__ import annotations
 
 import argparse
-import datetime
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from benchmarks import stats
 from benchmarks.comparisons import RANDOM, REFERENCES
-from benchmarks.pages import fill_block
+from benchmarks.pages import fill_block, printed
 from benchmarks.stats import Interval, Scores
 from benchmarks.transfer import HOME
 from pasta_gym.types import IntArray
@@ -133,8 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     text = "\n".join(lines)
     if given.page:
-        day = datetime.datetime.now(tz=datetime.UTC).date()
-        fill_block(given.page, "regimes", f"Printed by `python -m benchmarks.regimes {given.runs}` on {day}.\n\n{text}")
+        fill_block(given.page, "regimes", f"{printed(f'python -m benchmarks.regimes {given.runs}')}\n\n{text}")
     sys.stdout.write(text + "\n")
 
 

@@ -8,7 +8,6 @@ there is something to compare, and prints the table.
 from __future__ import annotations
 
 import argparse
-import datetime
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks import comparison_pages, held_out, html_report, runs, shards, stats, transfer
 from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
-from benchmarks.pages import fill_block
+from benchmarks.pages import fill_block, printed
 from benchmarks.regimes import section as regime_tables
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
@@ -422,7 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     text, written = write_report(given.runs, n_replicates=given.replicates, shards_folder=given.shards)
     if given.page:
-        made = f"Printed by `{given.command}` on {datetime.datetime.now(tz=datetime.UTC).date()}.\n\n"
+        made = f"{printed(given.command)}\n\n"
         if given.block == "transfer":
             reports = make_reports(given.runs, n_replicates=given.replicates, shards_folder=given.shards)
             text = "\n".join(line for report in reports for line in transfer.section(report))

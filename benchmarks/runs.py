@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -243,12 +244,17 @@ def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list
 
 def joined_scores(root: pathlib.Path) -> str:
     """Join the ``scores.csv`` of all finished runs under a folder into one, with one header."""
+    finished = [s.parent for s in sorted(root.rglob("started.json")) if (s.parent / METADATA).exists()]
+    paths = [folder / SCORES for folder in finished if (folder / SCORES).exists()]
+    return joined(path.read_text(encoding="utf-8") for path in paths)
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Join contents of ``scores.csv`` into one, with one header."""
     lines: list[str] = []
-    for started in sorted(root.rglob("started.json")):
-        path = started.parent / SCORES
-        if path.exists() and (started.parent / METADATA).exists():
-            own = path.read_text(encoding="utf-8").splitlines()
-            lines += own if not lines else own[1:]
+    for text in texts:
+        own = text.splitlines()
+        lines += own if not lines else own[1:]
     return "\n".join(lines) + "\n"
 
 

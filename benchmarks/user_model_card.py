@@ -91,7 +91,7 @@ def cautions(metadata: dict[str, Any]) -> list[str]:
     return notes
 
 
-def about_prompts(scores: dict[str, Any]) -> str:
+def about_prompts(scores: Scores) -> str:
     """Say which of the held-out labels are on prompts that training raters judged too; nothing if there are none."""
     shares = scores.get("on_seen_prompts", {})
     if not shares:

@@ -116,7 +116,7 @@ def seen_prompt_shares(data: PreferenceData, split: str = "test") -> dict[str, f
     """
     raters, seen = data.raters_of(split), shown_to(data, data.raters_of("train")).prompts
     who, prompts, _, _ = data.all_pairs()
-    sessions = np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])[0]
+    sessions, _ = choice_places(data, raters)
     kinds = {"pairs": prompts[np.isin(who, raters)], "choices": data.session_prompts[sessions]}
     return {kind: float(np.isin(shown, seen).mean()) for kind, shown in kinds.items() if len(shown)}
 

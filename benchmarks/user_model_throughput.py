@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{cost.bytes / GIB:.1f} GiB in all\n\n"
         )
     if given.page:
-        made = printed_by("user_model_throughput", None if arguments is None else list(arguments))
+        made = printed_by("user_model_throughput", arguments)
         fill_block(given.page, "throughput", f"{made}\n\n{''.join(lines)}")
 
 

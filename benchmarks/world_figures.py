@@ -43,7 +43,7 @@ def write_cards(record: dict[str, Any], shipped: pathlib.Path) -> None:
         ("sdxl", of("SDXL") | of("autoencoder") | of("images per second")),
         ("surrogate", surrogate),
     ):
-        weights.add_figures(shipped / folder / "card.json", own)
+        weights.add_figures(shipped / folder, own)
     held_out = {name: found for name, found in users["held_out"].items() if name != "one_type"}
     # Its metadata.json is part of the identity of datasets, so its figures stand in a card as the other parts' do.
     fitted = json.loads((shipped / "user_model" / "metadata.json").read_text())

@@ -77,27 +77,28 @@ def file_hash(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that weights depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
-
-
 def write_card(folder: pathlib.Path, card: dict[str, Any]) -> None:
     """Write ``card.json``: what a part was trained on, how, with which versions, and what it scores."""
-    card = {**card, "versions": package_versions()}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    card = {**card, "versions": {"python": platform.python_version(), **versions}}
     card["files"] = {p.relative_to(folder).as_posix(): file_hash(p) for p in sorted(folder.rglob("*.safetensors"))}
+    _replace_card(folder, card)
+
+
+def add_figures(folder: pathlib.Path, figures: dict[str, Any]) -> None:
+    """Write what a part scores into its card, and leave the rest of it as it is.
+
+    Raises:
+        ValueError: If there is no card, or it is broken.
+    """
+    _replace_card(folder, {**read_card(folder), "figures": figures})
+
+
+def _replace_card(folder: pathlib.Path, card: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"card.{os.getpid()}.partial"
     partial.write_text(json.dumps(card, indent=2) + "\n")
     partial.replace(folder / "card.json")
-
-
-def add_figures(path: pathlib.Path, figures: dict[str, Any]) -> None:
-    """Write what a part scores into its card, or another JSON file about it, and leave the rest as it is."""
-    record = {**json.loads(path.read_text()), "figures": figures}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(path)
 
 
 def check_files(folder: pathlib.Path) -> None:

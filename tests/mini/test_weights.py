@@ -76,7 +76,7 @@ def test_shipped_weights_are_those_of_their_cards_and_at_most_30_mb():
 def test_figures_join_a_card_and_leave_the_rest(tmp_path):
     weights.write_card(tmp_path, {"part": "test", "figures": {"old": 1}})
     before = weights.read_card(tmp_path)
-    weights.add_figures(tmp_path / "card.json", {"accuracy": 0.5})
+    weights.add_figures(tmp_path, {"accuracy": 0.5})
     assert weights.read_card(tmp_path) == {**before, "figures": {"accuracy": 0.5}}
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
 
