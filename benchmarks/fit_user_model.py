@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import hydra
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,7 +24,7 @@ from benchmarks.run import CONFIG_FOLDER
 from benchmarks.user_model_card import CLIP_SCORE, OWN_ROWS, write_card
 from benchmarks.user_model_scores import held_out_scores, shown_in_scores
 from pasta_gym.datasets import PreferenceDataset, open_dataset
-from pasta_gym.encoders.clip_encoder import ClipEncoder
+from pasta_gym.encoders.clip_encoder import ClipEncoder, find_device
 from pasta_gym.trajectories import provenance
 from pasta_gym.trajectories.files import digest
 from pasta_gym.user_model.data import PreferenceData
@@ -50,8 +51,10 @@ KEYS = (
     "checkpoint_every",
     "data",
     "data_name",
+    "device",
     "encoder",
     "encoder_batch_size",
+    "encoder_dtype",
     "limits",
     "one_type",
     "out",
@@ -59,7 +62,7 @@ KEYS = (
     "splits",
     "user_model",
 )
-_NO_PART_OF_A_FIT = ("out", "cache", "one_type", "checkpoint_every", "scores")
+_NO_PART_OF_A_FIT = ("out", "cache", "one_type", "checkpoint_every", "scores", "device")
 PHASES = "phases"
 PICTURES = "pictures"
 
@@ -104,25 +107,37 @@ def read_settings(config: DictConfig) -> FitSettings:
         raise ValueError(
             f"scores cannot be called {taken[0]!r}, which is a row of the card already; name them otherwise"
         )
+    find_device(resolved["device"])
     return FitSettings(resolved, instantiate(resolved["user_model"]), instantiate(resolved["splits"]))
 
 
-def make_encoder(name: str) -> ClipEncoder:
+def make_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> ClipEncoder:
     """Load the frozen encoder: ``mini``, a folder of open_clip's layout, or ``MODEL/TAG``.
 
+    Args:
+        name: Which.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+        dtype: ``float32`` or ``bfloat16``; another one gives other embeddings, which are kept apart.
+
     Raises:
-        ValueError: If it is not here; the message says how to get it.
+        ValueError: If it is not here, with how to get it; or there is no such device or precision.
     """
     if name == "mini":
-        return ClipEncoder.mini()
+        return ClipEncoder.mini(device=device, dtype=dtype)
     if pathlib.Path(name).is_dir():
-        return ClipEncoder.from_files(name)
+        return ClipEncoder.from_files(name, device=device, dtype=dtype)
     model, _, tag = name.partition("/")
     if not tag:
         raise ValueError(
             f"encoder must be mini, a folder, or MODEL/TAG such as ViT-L-14-quickgelu/openai; got {name!r}"
         )
-    return ClipEncoder.pretrained(model, tag)
+    return ClipEncoder.pretrained(model, tag, device=device, dtype=dtype)
+
+
+def frozen_encoder(settings: FitSettings) -> ClipEncoder:
+    """Load the frozen encoder of a configuration; see ``make_encoder``."""
+    given = settings.resolved
+    return make_encoder(given["encoder"], device=given["device"], dtype=given["encoder_dtype"])
 
 
 def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
@@ -158,7 +173,7 @@ def run(settings: FitSettings) -> pathlib.Path:
     """
     began, given, out = time.monotonic(), settings.resolved, settings.out
     require_sessions(given["data"], given["limits"]["max_sessions"])
-    encoder = make_encoder(given["encoder"])
+    encoder = frozen_encoder(settings)
     sources = [open_dataset(**source) for source in given["data"]]
     originals = picture_store(settings) if settings.phases.train_encoder else None
     data = gather_data(settings, sources, encoder, originals)
@@ -173,7 +188,8 @@ def run(settings: FitSettings) -> pathlib.Path:
     }
     key = digest([_without_places(given), record["data"]["counts"], encoder.fingerprint])
     tuned = None if originals is None else Tuned(encoder, originals, given["encoder_batch_size"])
-    fit = functools.partial(_fitted, data, tuned, key=key, record=record, every=given["checkpoint_every"])
+    every, device = given["checkpoint_every"], find_device(given["device"])
+    fit = functools.partial(_fitted, data, tuned, key=key, record=record, every=every, device=device)
     model, scores = fit(settings.phases, out)
     _, of_one = fit(settings.phases.with_types(1), out / ONE_TYPE) if given["one_type"] else (None, None)
     others = {name: held_out_scores(baseline, data) for name, baseline in baselines.items()}
@@ -262,6 +278,7 @@ def _fitted(
     key: str,
     record: dict[str, Any],
     every: int,
+    device: torch.device,
 ) -> tuple[UserModel, dict[str, Any]]:
     """Fit and save, or read back what an earlier call of the same key saved; and predict the held-out raters."""
     features = None if tuned is None else tuned.features()
@@ -277,7 +294,15 @@ def _fitted(
     model = _read_back(out, key, features)
     if model is None:
         model = fit_in_phases(
-            data, config, out / PHASES, encoder=features, key=key, save=save, checkpoint_every=every, progress=True
+            data,
+            config,
+            out / PHASES,
+            encoder=features,
+            key=key,
+            save=save,
+            checkpoint_every=every,
+            progress=True,
+            device=device,
         )
     else:
         logger.info("%s is fitted already", out)

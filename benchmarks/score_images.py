@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from tqdm.auto import tqdm
 
 from benchmarks.evaluate_user_model import write_atomically
-from benchmarks.fit_user_model import FitSettings, gather_data, make_encoder, picture_store, read_settings
+from benchmarks.fit_user_model import FitSettings, frozen_encoder, gather_data, picture_store, read_settings
 from benchmarks.run import CONFIG_FOLDER
 from pasta_gym.datasets import open_dataset
 from pasta_gym.encoders.clip_encoder import decode
@@ -107,7 +107,7 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
     """
     originals = picture_store(settings)
     sources = [open_dataset(**source) for source in settings.resolved["data"]]
-    data = gather_data(settings, sources, make_encoder(settings.resolved["encoder"]), originals)
+    data = gather_data(settings, sources, frozen_encoder(settings), originals)
     if not len(originals):
         raise ValueError(f"{settings.resolved['data_name']} shows no pictures; are its limits 0, or its files empty?")
     prompts, n_repeated = prompts_of_images(data)

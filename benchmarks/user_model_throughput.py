@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.pages import fill_block, printed_by
-from pasta_gym.user_model.em import pair_log_likelihood
-from pasta_gym.user_model.network import ResidualHeads, ScoreModel
+from pasta_gym.user_model.em import EM, EMConfig
+from pasta_gym.user_model.labels import Labels
+from pasta_gym.user_model.network import ResidualHeads
 
 FLOAT_BYTES = 4
 GIB = 2**30
@@ -113,38 +114,41 @@ class Measured:
     peak_gib: float
 
 
+def step_config(n_types: int, batch: int) -> EMConfig:
+    """Configure EM so that a step is Algorithm 1's: an E-step on the batch, one gradient step, no sorting before."""
+    return EMConfig(n_types=n_types, batch_labels=batch, sorting=None, e_step_every=0)
+
+
+def made_up_labels(dim: int, n: int) -> Labels:
+    """Make ``n`` pairs of random embeddings, each of a rater and a prompt of its own."""
+    generator, each = torch.Generator().manual_seed(0), torch.arange(n)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Labels(
+        prompt_embeddings=torch.randn(n, dim, generator=generator),
+        image_embeddings=torch.randn(2 * n, dim, generator=generator),
+        pair_raters=each,
+        pair_prompts=each,
+        pair_images=torch.stack([each, each + n], dim=1),
+        pair_labels=torch.ones(n),
+        rating_raters=nothing,
+        rating_prompts=nothing,
+        rating_images=nothing,
+        ratings=torch.zeros(0),
+        n_raters=n,
+        raters=each,
+    )
+
+
 def measure(dim: int, n_types: int, batch: int, device: torch.device, peak: float) -> Measured:
-    """Time steps of phase 1 on made-up embeddings: ``batch`` pairs, each of a prompt of its own."""
-    generator = torch.Generator().manual_seed(0)
-    model = ScoreModel(
-        dim, n_types, image_scale=1, text_scale=1, noise=0.3, comparison_temperature=8, generator=generator
-    ).to(device)
-    target = ScoreModel(
-        dim, n_types, image_scale=1, text_scale=1, noise=0.3, comparison_temperature=8, generator=generator
-    ).to(device)
-    prompts = torch.randn(batch, dim, generator=generator).to(device)
-    images = torch.randn(2 * batch, dim, generator=generator).to(device)
-    rows = torch.arange(batch, device=device).repeat(2)
-    labels = torch.ones(batch, device=device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def likelihoods(scores: torch.Tensor) -> torch.Tensor:
-        return pair_log_likelihood(scores[:batch], scores[batch:], labels, 8.0)
-
-    def step() -> None:
-        with torch.no_grad():
-            posterior = torch.softmax(likelihoods(target(prompts, rows, images)), dim=-1)
-        loss = -(posterior * likelihoods(model(prompts, rows, images))).sum(dim=-1).mean()
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-
+    """Time steps of Algorithm 1 as ``em.EM`` takes them: ``batch`` pairs, each of a rater and a prompt of its own."""
+    em = EM(made_up_labels(dim, batch), step_config(n_types, batch), device=device)
+    images = torch.randn(2 * batch, dim, generator=torch.Generator().manual_seed(1)).to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    took = seconds(step, device)
+    took = seconds(em.step, device)
     with torch.no_grad():
-        slices = seconds(lambda: by_slices(model.image_heads, images), device)
-        at_once = seconds(lambda: model.image_heads(images), device)
+        slices = seconds(lambda: by_slices(em.model.image_heads, images), device)
+        at_once = seconds(lambda: em.model.image_heads(images), device)
     used = (
         torch.cuda.max_memory_allocated(device)
         if device.type == "cuda"

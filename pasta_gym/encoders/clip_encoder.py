@@ -69,7 +69,7 @@ class ClipEncoder:
         for name, value in (("batch_size", batch_size), ("workers", 1 if workers is None else workers)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        self.device = _device(device)
+        self.device = find_device(device)
         self.dtype = dtype
         self.batch_size = batch_size
         self.workers = workers or min(os.cpu_count() or 1, _MOST_WORKERS)
@@ -248,7 +248,12 @@ def decode(image: bytes | PIL.Image.Image) -> PIL.Image.Image:
         raise ValueError(f"{len(image)} bytes are no whole JPEG, PNG or WebP picture ({error})") from error
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Turn ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one, into a device.
+
+    Raises:
+        ValueError: If the name is another, or there is no GPU for ``cuda``.
+    """
     import torch
 
     if name not in DEVICES:

@@ -22,6 +22,7 @@ from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
 FIGURES_EVERY = 50  # steps
+_OWN_TENSORS = ("prior", "sorted", "posterior")  # of a run, beside its parts'
 _ROWS_AT_ONCE = 16_384  # of a table that may be a memory map larger than the memory
 
 
@@ -123,11 +124,12 @@ def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation
 def label_log_likelihoods(
     model: ScoreModel, labels: Labels, rating_deviation: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-likelihoods of every pair ``(n, K)`` and every rating ``(m, K)`` of a batch under the model."""
+    """Log-likelihoods of every pair ``(n, K)`` and every rating ``(m, K)`` of a batch under the model, where it is."""
+    labels = labels.on(model.device)
     prompts = torch.cat([labels.pair_prompts, labels.pair_prompts, labels.rating_prompts])
     distinct, rows = torch.unique(prompts, return_inverse=True)
     images = torch.cat([labels.pair_images[:, 0], labels.pair_images[:, 1], labels.rating_images])
-    scores = model(labels.prompt_embeddings[distinct], rows, labels.image_embeddings[images].float())
+    scores = model(labels.prompts(distinct), rows, labels.images(images))
     n = len(labels.pair_labels)
     temperature = model.log_comparison_temperature.exp()
     pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
@@ -135,7 +137,8 @@ def label_log_likelihoods(
 
 
 def rater_log_likelihoods(model: ScoreModel, labels: Labels, rating_deviation: float) -> torch.Tensor:
-    """Log-likelihood of all labels of each rater by type, ``(n_raters, K)``."""
+    """Log-likelihood of all labels of each rater by type, ``(n_raters, K)``, where the model is."""
+    labels = labels.on(model.device)
     pairs, ratings = label_log_likelihoods(model, labels, rating_deviation)
     return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
         ratings, labels.rating_raters, labels.n_raters
@@ -155,8 +158,9 @@ def all_rater_log_likelihoods(
         size: Pictures scored at once.
 
     Returns:
-        ``(n_raters, K)``.
+        ``(n_raters, K)``, where the model is.
     """
+    labels = labels.on(model.device)
     n, n_images = len(labels.pair_labels), len(labels.image_embeddings)
     prompts = torch.cat([labels.pair_prompts, labels.pair_prompts, labels.rating_prompts])
     images = torch.cat([labels.pair_images[:, 0], labels.pair_images[:, 1], labels.rating_images])
@@ -164,8 +168,7 @@ def all_rater_log_likelihoods(
     scored = []
     for chunk in torch.split(shown, size):  # sorted by prompt: K vectors of every prompt would not fit the memory
         distinct, at = torch.unique(chunk // n_images, return_inverse=True)
-        pictures = labels.image_embeddings[chunk % n_images].float()
-        scored.append(model(labels.prompt_embeddings[distinct], at, pictures))
+        scored.append(model(labels.prompts(distinct), at, labels.images(chunk % n_images)))
     scores = torch.cat(scored)[rows]
     temperature = model.log_comparison_temperature.exp()
     pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
@@ -230,9 +233,19 @@ class EM:
         config: How to fit.
         start: Which start this is; each has its own weights and batches.
         state: Of an equal run, to go on from there.
+        device: Where the heads are; labels follow a batch at a time.
     """
 
-    def __init__(self, labels: Labels, config: EMConfig, start: int = 0, state: State | None = None) -> None:
+    def __init__(
+        self,
+        labels: Labels,
+        config: EMConfig,
+        start: int = 0,
+        state: State | None = None,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
         generator = torch.Generator().manual_seed(config.seed * 1009 + start)
         self.config = config
         self.model = ScoreModel(
@@ -243,16 +256,16 @@ class EM:
             noise=config.noise,
             comparison_temperature=config.comparison_temperature,
             generator=generator,
-        )
+        ).to(self.device)
         self.target = copy.deepcopy(self.model).requires_grad_(False)
-        self.prior = torch.full((config.n_types,), 1.0 / config.n_types)
+        self.prior = torch.full((config.n_types,), 1.0 / config.n_types, device=self.device)
         self._labels = labels
         self.batches = Batches(labels, config.batch_labels, generator)
         self.taken = 0
         self.sorted: torch.Tensor | None = None
         self._posterior: torch.Tensor | None = None  # of all raters at the last E-step over everybody
         if config.sorting is not None and config.n_types > 1 and state is None:
-            self.sorted = sort_raters(labels, config.n_types, generator, config.sorting)
+            self.sorted = sort_raters(labels, config.n_types, generator, config.sorting).to(self.device)
         self._optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -261,21 +274,21 @@ class EM:
         self._parts = RunParts(self.model, self.target, self._optimiser, self._schedule, self.batches)
         if state is not None:
             self._parts.restore(state)
-            self.prior, self.sorted = state.tensors["prior"], state.tensors.get("sorted")
-            self._posterior = state.tensors.get("posterior")
+            kept = {name: state.tensors[name].to(self.device) for name in _OWN_TENSORS if name in state.tensors}
+            self.prior, self.sorted, self._posterior = kept["prior"], kept.get("sorted"), kept.get("posterior")
             self.taken = int(state.numbers["taken"])
 
     def state(self) -> State:
         """Return all that it takes to go on from here; keep it before the next step."""
         parts = self._parts.state()
-        own = {"prior": self.prior, "sorted": self.sorted, "posterior": self._posterior}
+        own = dict(zip(_OWN_TENSORS, (self.prior, self.sorted, self._posterior), strict=True))
         own_tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
         return State({**parts.tensors, **own_tensors}, {**parts.numbers, "taken": self.taken})
 
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
         config = self.config
-        batch = self.batches.draw_labels() if config.e_step_every else self.batches.draw()
+        batch = (self.batches.draw_labels() if config.e_step_every else self.batches.draw()).on(self.device)
         posterior = self._e_step(batch)
         pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
         loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
@@ -328,6 +341,7 @@ def fit_score_model(
     *,
     checkpoints: Checkpoints | None = None,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> EMFit:
     """Fit the score model and the prior: several starts, the best by training likelihood goes on.
 
@@ -337,6 +351,7 @@ def fit_score_model(
         log: Called with the figures of every 50th step of the chosen start.
         checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
+        device: Where the heads are fitted. The fit comes back on the CPU.
 
     Returns:
         The fit; its prior is the mean posterior of all training raters.
@@ -351,7 +366,7 @@ def fit_score_model(
     trials: list[tuple[float, float]] = [(a, b) for a, b in numbers["trials"]]
     figures: list[dict[str, float]] = numbers["figures"]
     highest = max((likelihood for likelihood, _ in trials), default=-math.inf)
-    best = EM(labels, config, state=kept["best"]) if "best" in kept else None
+    best = EM(labels, config, state=kept["best"], device=device) if "best" in kept else None
 
     def keep(running: EM, **runs: EM | None) -> None:
         if checkpoints is not None and checkpoints.is_due(running.taken):
@@ -359,7 +374,7 @@ def fit_score_model(
             checkpoints.save(states, {"trials": trials, "figures": figures})
 
     for start in range(len(trials), config.restarts if config.n_types > 1 else 1):
-        run = EM(labels, config, start, kept.pop("trial", None))
+        run = EM(labels, config, start, kept.pop("trial", None), device=device)
         rest = range(run.taken, config.trial_steps)
         for _ in tqdm(rest, desc=f"start {start + 1}", disable=not progress, mininterval=1):
             run.step()
@@ -381,5 +396,5 @@ def fit_score_model(
                 log(figures[-1])
         keep(best, best=best)
     posterior, likelihood = best.evaluate()
-    best.prior = posterior.mean(dim=0)
-    return EMFit(best.model.eval(), best.prior, posterior, likelihood, tuple(trials))
+    posterior = posterior.cpu()
+    return EMFit(best.model.cpu().eval(), posterior.mean(dim=0), posterior, likelihood, tuple(trials))

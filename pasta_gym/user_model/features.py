@@ -23,11 +23,11 @@ class Features(Protocol):
     """Embeddings of images and initial prompts by their rows in the data, before l2-normalisation."""
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
-        """Embed images ``(n,)``: ``(n, d)`` float32."""
+        """Embed images ``(n,)``: ``(n, d)`` float32, where the rows are."""
         ...
 
     def prompts(self, rows: torch.Tensor) -> torch.Tensor:
-        """Embed initial prompts ``(n,)``: ``(n, d)`` float32."""
+        """Embed initial prompts ``(n,)``: ``(n, d)`` float32, where the rows are."""
         ...
 
 
@@ -37,34 +37,31 @@ class FrozenFeatures:
     Args:
         image_embeddings: ``(I, d)``.
         prompt_embeddings: ``(P, d)``.
-        device: Where the rows go.
     """
 
-    def __init__(
-        self, image_embeddings: FloatArray, prompt_embeddings: FloatArray, device: torch.device | str = "cpu"
-    ) -> None:
-        self._images, self._prompts, self._device = image_embeddings, prompt_embeddings, torch.device(device)
+    def __init__(self, image_embeddings: FloatArray, prompt_embeddings: FloatArray) -> None:
+        self._images, self._prompts = image_embeddings, prompt_embeddings
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrozenFeatures:
         # The target network is a deep copy; what is frozen is shared with it.
         return self
 
     @classmethod
-    def of(cls, data: PreferenceData, device: torch.device | str = "cpu") -> FrozenFeatures:
+    def of(cls, data: PreferenceData) -> FrozenFeatures:
         """Take the tables of preference data."""
-        return cls(data.image_embeddings, data.prompt_embeddings, device)
+        return cls(data.image_embeddings, data.prompt_embeddings)
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
-        """Embed images ``(n,)``: ``(n, d)`` float32."""
+        """Embed images ``(n,)``: ``(n, d)`` float32, where the rows are."""
         return self._take(self._images, rows)
 
     def prompts(self, rows: torch.Tensor) -> torch.Tensor:
-        """Embed initial prompts ``(n,)``: ``(n, d)`` float32."""
+        """Embed initial prompts ``(n,)``: ``(n, d)`` float32, where the rows are."""
         return self._take(self._prompts, rows)
 
     def _take(self, table: FloatArray, rows: torch.Tensor) -> torch.Tensor:
         index: IntArray = rows.cpu().numpy()
-        return torch.from_numpy(np.asarray(table[index], dtype=np.float32)).to(self._device)
+        return torch.from_numpy(np.asarray(table[index], dtype=np.float32)).to(rows.device)
 
 
 class ClipModel(Protocol):

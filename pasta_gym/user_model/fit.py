@@ -116,6 +116,7 @@ def fit_user_model(
     *,
     checkpoints: Checkpoints | None = None,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> UserModel:
     """Fit scores and prior on the training raters' labels, then the choice model on their sessions.
 
@@ -126,6 +127,7 @@ def fit_user_model(
         log: Called with figures now and then.
         checkpoints: Where EM is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
+        device: Where the heads are fitted; the choice model is fitted on the CPU.
 
     Returns:
         The user model with the softmax aggregator; its metadata holds the configuration and the training figures.
@@ -137,7 +139,8 @@ def fit_user_model(
     train_sessions(data)  # before EM, which may take days
     raters = data.raters_of("train")
     raters = raters[has_single_turn_labels(data)[raters]]
-    fitted = fit_score_model(labels_of(data, raters), config, log, checkpoints=checkpoints, progress=progress)
+    labels = labels_of(data, raters)
+    fitted = fit_score_model(labels, config, log, checkpoints=checkpoints, progress=progress, device=device)
     posterior = fitted.prior.repeat(data.n_raters, 1)
     posterior[torch.from_numpy(raters)] = fitted.posterior
     fits = fit_choice_models(fitted.model, posterior, data, choice_config)

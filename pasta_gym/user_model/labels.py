@@ -1,10 +1,15 @@
-"""Pairs, rankings and ratings of raters as tensors, and batches that hold whole raters."""
+"""Pairs, rankings and ratings of raters as tensors, and batches that hold whole raters.
+
+Tables of embeddings stay where they are, which may be a memory map; rows of labels may go to another device, and
+embeddings follow a batch at a time.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +49,21 @@ class Labels:
     ratings: torch.Tensor
     n_raters: int
     raters: torch.Tensor
+
+    def on(self, device: torch.device) -> Labels:
+        """Move the labels, but not the tables of embeddings, to a device."""
+        tables = ("prompt_embeddings", "image_embeddings")
+        names = [f.name for f in dataclasses.fields(self) if f.name not in (*tables, "n_raters")]
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
+        return dataclasses.replace(self, **moved)
+
+    def images(self, rows: torch.Tensor) -> torch.Tensor:
+        """Read embeddings of images ``(n,)``: ``(n, d)`` float32, where the rows are."""
+        return self.image_embeddings[rows.cpu()].float().to(rows.device)
+
+    def prompts(self, rows: torch.Tensor) -> torch.Tensor:
+        """Read embeddings of initial prompts ``(n,)``: ``(n, d)`` float32, where the rows are."""
+        return self.prompt_embeddings[rows.cpu()].to(rows.device)
 
     def rows(self, pairs: torch.Tensor, rated: torch.Tensor) -> Labels:
         """Keep some pairs and some ratings: rows, or a mask, of each. Raters keep their numbers."""

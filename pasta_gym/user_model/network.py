@@ -102,6 +102,11 @@ class ScoreModel(nn.Module):
         """The embeddings' dimension, d."""
         return int(self.image_heads.weight3.shape[1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.log_comparison_temperature.device
+
     def forward(self, prompts: torch.Tensor, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Score images for the prompts they belong to.
 

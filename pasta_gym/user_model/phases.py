@@ -108,6 +108,7 @@ def fit_phase1(
     *,
     checkpoints: Checkpoints | None = None,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> UserModel:
     """Fit scores and prior on single-turn labels, then the choice numbers on sessions.
 
@@ -117,6 +118,7 @@ def fit_phase1(
         history: Takes the figures.
         checkpoints: Where EM is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
+        device: Where the heads are fitted.
 
     Returns:
         The user model.
@@ -126,7 +128,9 @@ def fit_phase1(
     """
     history = history or History()
     log = history.of_phase(1)
-    model = fit_user_model(data, config.em, config.choice, log, checkpoints=checkpoints, progress=progress)
+    model = fit_user_model(
+        data, config.em, config.choice, log, checkpoints=checkpoints, progress=progress, device=device
+    )
     model.metadata["phases"] = {"1": model.metadata.pop("training")}
     model.metadata["history"] = history.rows
     return model.with_aggregator(config.aggregator)
@@ -141,6 +145,7 @@ def fit_phase2(
     encoder: EncodedFeatures | None = None,
     checkpoints: Checkpoints | None = None,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> UserModel:
     """Fine-tune a user model on sessions; its choice numbers of the aggregator in use are learned with the scores.
 
@@ -152,6 +157,7 @@ def fit_phase2(
         encoder: Trained as well, in place, if it is given. The user model then reads its embeddings and no others.
         checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show progress bars.
+        device: Where everything that is trained is.
 
     Returns:
         The user model.
@@ -180,6 +186,7 @@ def fit_phase2(
         log=history.of_phase(2),
         checkpoints=checkpoints,
         progress=progress,
+        device=device,
     )
     scores = fitted.model.scores
     posterior = fitted.prior.repeat(data.n_raters, 1)
@@ -211,6 +218,7 @@ def fit_in_phases(
     save: Callable[[UserModel], None] | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> UserModel:
     """Run the phases that the configuration asks for.
 
@@ -224,6 +232,7 @@ def fit_in_phases(
         save: Called with the user model before the checkpoints that led to it are removed.
         checkpoint_every: Steps between two checkpoints.
         progress: Whether to show progress bars.
+        device: Where everything that is trained is. It is no part of the key: devices agree up to rounding.
 
     Returns:
         The user model. Its metadata holds ``config``, ``phases`` with each phase's figures, and ``history``.
@@ -256,7 +265,7 @@ def fit_in_phases(
         begun = (module_hash(start.score_model), start.prior.tolist(), start.aggregator, dataclasses.asdict(numbers))
         own = None if encoder is None else module_hash(encoder.clip)
         kept = checkpoints(2, dataclasses.asdict(config.sequential), *begun, own)
-        fitted = fit_phase2(start, data, config, encoder=encoder, checkpoints=kept, progress=progress)
+        fitted = fit_phase2(start, data, config, encoder=encoder, checkpoints=kept, progress=progress, device=device)
         return finished(fitted, kept)
 
     if not config.phase1:
@@ -265,7 +274,7 @@ def fit_in_phases(
     first = _read_back(place, key)
     if first is None:
         kept = checkpoints(1, dataclasses.asdict(config.em))
-        first = fit_phase1(data, config, checkpoints=kept, progress=progress)
+        first = fit_phase1(data, config, checkpoints=kept, progress=progress, device=device)
         if place is not None:
             first.metadata["key"] = key
             first.save(place)

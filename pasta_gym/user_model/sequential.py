@@ -205,7 +205,8 @@ class SessionModel(nn.Module):
 
 def rater_evidence(terms: Terms, powers: Mapping[str, float], n_raters: int, n_types: int) -> torch.Tensor:
     """Log-likelihood of all that each rater said by type, each kind of label with its power: ``(n_raters, K)``."""
-    total = torch.zeros(n_raters, n_types)
+    somewhere = next((rows.device for rows, _ in terms.values()), None)
+    total = torch.zeros(n_raters, n_types, device=somewhere)
     for kind, (rows, owners) in terms.items():
         if powers[kind]:
             total = total + powers[kind] * rows_by_rater(rows, owners, n_raters)
@@ -247,12 +248,21 @@ class SequentialEM:
         data: All labels.
         raters: ``(n,)`` training raters.
         config: How to fit.
+        device: Where the model is trained; what raters said follows a batch at a time.
     """
 
     def __init__(
-        self, model: SessionModel, prior: torch.Tensor, data: PreferenceData, raters: IntArray, config: SequentialConfig
+        self,
+        model: SessionModel,
+        prior: torch.Tensor,
+        data: PreferenceData,
+        raters: IntArray,
+        config: SequentialConfig,
+        *,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.config, self.model, self.prior = config, model, prior.float()
+        self.device = torch.device(device)
+        self.config, self.model, self.prior = config, model.to(self.device), prior.float().to(self.device)
         self.target = copy.deepcopy(model)
         generator = torch.Generator().manual_seed(config.seed)
         self.batches = RaterBatches(data, raters, config.batch_sessions, config.batch_labels, generator)
@@ -275,7 +285,7 @@ class SequentialEM:
     def restore(self, state: State) -> None:
         """Go to where ``state`` was called of an equal run."""
         self._parts.restore(state)
-        self.prior, self.taken = state.tensors["prior"], int(state.numbers["taken"])
+        self.prior, self.taken = state.tensors["prior"].to(self.device), int(state.numbers["taken"])
 
     def posterior_of(self, model: SessionModel, batch: RaterBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior of a batch's raters ``(b, K)`` from all they said, and the log evidence of it ``(b,)``."""
@@ -284,7 +294,7 @@ class SequentialEM:
 
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
-        config, batch = self.config, self.batches.draw()
+        config, batch = self.config, self.batches.draw().on(self.device)
         with torch.no_grad():
             posterior, _ = self.posterior_of(self.target, batch)
         single = config.pair_weight > 0 or config.rating_weight > 0
@@ -305,7 +315,7 @@ class SequentialEM:
     @torch.no_grad()
     def evaluate(self) -> tuple[torch.Tensor, float]:
         """Return the posterior of all training raters ``(n_raters, K)`` and their mean log evidence."""
-        parts = [self.posterior_of(self.model, batch) for batch in self.batches.all()]
+        parts = [self.posterior_of(self.model, batch.on(self.device)) for batch in self.batches.all()]
         return torch.cat([p for p, _ in parts]), float(torch.cat([e for _, e in parts]).mean())
 
 
@@ -322,6 +332,7 @@ def fit_sessions(
     log: Callable[[dict[str, float]], None] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> SequentialFit:
     """Fit scores, prior and choice model on sessions.
 
@@ -337,6 +348,7 @@ def fit_sessions(
         log: Called with the figures of every 50th step.
         checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
         progress: Whether to show a progress bar.
+        device: Where everything that is trained is. The fit comes back on the CPU, an encoder in training stays there.
 
     Returns:
         The fit.
@@ -353,7 +365,7 @@ def fit_sessions(
         rating_deviation=config.rating_deviation,
         slate_dependent=config.slate_dependent,
     )
-    run = SequentialEM(model, prior, data, raters, config)
+    run = SequentialEM(model, prior, data, raters, config, device=device)
     kept = checkpoints.load() if checkpoints is not None else None
     figures: list[dict[str, float]] = []
     if kept is not None:
@@ -371,4 +383,6 @@ def fit_sessions(
         if checkpoints is not None and checkpoints.is_due(run.taken):
             checkpoints.save({"run": run.state()}, {"figures": figures})
     posterior, likelihood = run.evaluate()
-    return SequentialFit(model.eval().requires_grad_(False), posterior.mean(dim=0), posterior, likelihood)
+    model.eval().requires_grad_(False).scores.cpu()
+    posterior = posterior.cpu()
+    return SequentialFit(model, posterior.mean(dim=0), posterior, likelihood)

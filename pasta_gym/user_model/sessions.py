@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,6 +36,10 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self.raters)
+
+    def on(self, device: torch.device) -> Sessions:
+        """Move everything to a device."""
+        return Sessions(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
 
     def take(self, rows: torch.Tensor, raters: torch.Tensor) -> Sessions:
         """Take some rows and say whose they are."""
@@ -85,6 +90,10 @@ class RaterBatch:
     labels: Labels
     sessions: Sessions
     raters: torch.Tensor
+
+    def on(self, device: torch.device) -> RaterBatch:
+        """Move what was said, but not the tables of embeddings, to a device."""
+        return RaterBatch(self.labels.on(device), self.sessions.on(device), self.raters.to(device))
 
 
 class RaterBatches:

@@ -77,7 +77,7 @@ def slate_temperature(
 
 def bounded_slopes(free: torch.Tensor) -> torch.Tensor:
     """Map three free numbers to slopes in their ranges, so that gradient steps cannot leave them."""
-    low, high = free.new_tensor(_LOWEST), free.new_tensor(_HIGHEST)
+    low, high = torch.tensor(_LOWEST).to(free), torch.tensor(_HIGHEST).to(free)
     return low + (high - low) * torch.sigmoid(free)
 
 

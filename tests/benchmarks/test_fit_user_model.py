@@ -23,6 +23,7 @@ from pasta_gym.user_model import phases, sequential
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.predictors import ModelPredictor
 from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
+from tests.user_model.other_device import pretended
 
 D = 64
 
@@ -188,6 +189,7 @@ def test_the_papers_tables_are_a_configuration():
         ("+speed=1", r"unknown keys \['speed'\]"),
         ("scores=own.npy", r"scores must name a file each, as in \+scores\.pickscore=.*'own\.npy'"),
         ("+scores.types=own.npy", r"scores cannot be called 'types', which is a row of the card already"),
+        ("device=gpu", "device must be one of auto, cpu, cuda, got 'gpu'"),
     ],
 )
 def test_bad_configurations_are_refused_before_anything_is_read(settings, override, words):
@@ -197,6 +199,31 @@ def test_bad_configurations_are_refused_before_anything_is_read(settings, overri
         config.data = [{"folder": "x"}]
     with pytest.raises(ValueError, match=words):
         command.read_settings(config)
+
+
+def test_the_encoders_precision_is_the_configurations(settings):
+    encoder = command.frozen_encoder(settings("device=cpu", "encoder_dtype=bfloat16"))
+    assert (encoder.dtype, str(encoder.device)) == ("bfloat16", "cpu")
+    assert encoder.fingerprint != command.frozen_encoder(settings()).fingerprint
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'half'"):
+        command.frozen_encoder(settings("encoder_dtype=half"))
+
+
+def test_the_whole_fit_runs_on_the_configurations_device_and_gives_the_same_users(settings, monkeypatch):
+    used = []
+    at_home = UserModel.load(command.run(settings("device=cpu")))
+    fit = command.fit_in_phases
+    monkeypatch.setattr(command, "fit_in_phases", lambda *a, **k: (used.append(k["device"]), fit(*a, **k))[1])
+    command.run(settings())  # where the fit ran is no part of it, so this one is read back
+    assert used == []
+    with pretended() as device:
+        monkeypatch.setattr(command, "find_device", lambda name: device)
+        away = UserModel.load(command.run(settings("out=${cache}/away")))
+    assert used == [device, device]
+    assert np.allclose(at_home.prior, away.prior, atol=1e-6)
+    assert away.temperature == pytest.approx(at_home.temperature, rel=1e-4)
+    for name, weights in at_home.score_model.state_dict().items():
+        assert torch.allclose(weights, away.score_model.state_dict()[name], atol=1e-6), name
 
 
 def test_an_encoder_is_named_in_one_of_three_ways():
