@@ -150,7 +150,7 @@ def strata_of(reports: Sequence[Report]) -> list[Stratum]:
         )
         for report in reports
         for (reward, images), cell in report.cells.items()
-        if images == HOME
+        if images == report.home
     ]
 
 

@@ -18,7 +18,7 @@ def rows(report: Report) -> list[list[str]]:
     made = []
     for (reward, images), cell in report.cells.items():
         for agent in report.agents:
-            if images != "surrogate" or agent not in cell.unseen or not cell.unseen[agent].any():
+            if images != report.home or agent not in cell.unseen or not cell.unseen[agent].any():
                 continue
             flags, final = cell.unseen[agent], 10 * cell.final[agent]
             elsewhere = f"{final[~flags].mean():.2f}" if not flags.all() else ""

@@ -57,24 +57,26 @@ document.querySelectorAll("th").forEach(head => head.addEventListener("click", (
 
 def write(
     path: pathlib.Path,
-    root: pathlib.Path,
     reports: Sequence[Report],
     texts: Sequence[str],
+    finished: Sequence[Run],
     *,
     rest: str,
     comparisons: Sequence[Comparison],
     drawn: Sequence[pathlib.Path],
+    command: Sequence[str],
 ) -> None:
     """Write the page.
 
     Args:
         path: Where.
-        root: Folder of the run directories.
         reports: One an experiment.
         texts: Each report as Markdown.
+        finished: All their runs, from run directories and from shards.
         rest: The tables and statistics that follow them, as Markdown.
         comparisons: What the statistics were made of.
         drawn: Figures as PNG files, for a page without Plotly.
+        command: Words of the command that makes the page.
     """
     program = plotly_program()
     if program is None:
@@ -82,8 +84,7 @@ def write(
             "report.html: plotly is not installed, so its plots are pictures; "
             "python -m pip install -c constraints.txt plotly"
         )
-    finished, _, _ = runs.find_runs(root)
-    write_text(path, page(root, reports, texts, finished, rest, comparisons, drawn, program))
+    write_text(path, page(reports, texts, finished, rest, comparisons, drawn, command, program))
 
 
 def plotly_program() -> str | None:
@@ -96,13 +97,13 @@ def plotly_program() -> str | None:
 
 
 def page(
-    root: pathlib.Path,
     reports: Sequence[Report],
     texts: Sequence[str],
     finished: Sequence[Run],
     rest: str,
     comparisons: Sequence[Comparison],
     drawn: Sequence[pathlib.Path],
+    command: Sequence[str],
     program: str | None,
 ) -> str:
     """Compose the page; see :func:`write` for the arguments."""
@@ -125,7 +126,7 @@ def page(
         ]
     else:
         parts += [f"<p><img alt={html.escape(file.stem)} src={_as_url(file)}></p>" for file in drawn]
-    parts += [from_markdown(rest), runs_table(finished), pictures(finished), commands(root, finished)]
+    parts += [from_markdown(rest), runs_table(finished), pictures(finished), commands(finished, command)]
     return "".join(parts) + f"<script>{SORT}</script></body></html>\n"
 
 
@@ -253,12 +254,16 @@ def _title(run: Run) -> str:
     return ", ".join(parts)
 
 
-def commands(root: pathlib.Path, finished: Sequence[Run]) -> str:
-    """Write the commands that make the runs and this page again, with each run's configuration."""
+def commands(finished: Sequence[Run], last: Sequence[str]) -> str:
+    """Write the commands that make the runs and, ``last``, this page again, with each run's configuration.
+
+    Runs that only a shard holds have no configuration here; the experiment's sweep makes those that are missing.
+    """
     revisions = sorted({str(run.metadata.get("git_revision")) for run in finished} - {"None"})
     checkout = [f"git checkout {revision}" for revision in revisions[:1]]
-    steps = [*checkout, "python -m pip install -c constraints.txt -e '.[all]'", *(command(run) for run in finished)]
-    steps.append(shlex.join(["python", "-m", "benchmarks.report", str(root)]))
+    steps = [*checkout, "python -m pip install -c constraints.txt -e '.[all]'"]
+    steps += dict.fromkeys(command(run) for run in finished)
+    steps.append(shlex.join(last))
     note = ""
     if len(revisions) > 1:
         note = f"<p>The runs are of {len(revisions)} revisions; the table of runs says which is of which.</p>"
@@ -275,7 +280,9 @@ def commands(root: pathlib.Path, finished: Sequence[Run]) -> str:
 
 
 def command(run: Run) -> str:
-    """Write the command that makes a run again from the configuration in its directory."""
+    """Write the command that makes a run again: from the configuration in its directory, or else its whole sweep."""
+    if not (run.folder / runs.CONFIG).exists():
+        return shlex.join(["python", "-m", "benchmarks.run", "--multirun", f"experiment={run.key.experiment}"])
     return shlex.join(
         [
             *("python", "-m", "benchmarks.run", "--config-dir", str(run.folder), "--config-name", "config"),

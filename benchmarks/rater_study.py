@@ -25,12 +25,12 @@ from hydra.utils import instantiate
 from agents import Agent, LearningAgent
 from benchmarks import rater_tables, runs
 from benchmarks.allocator import keep_freed_memory
+from benchmarks.comparisons import HOME
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.pages import fill_block
 from benchmarks.rater_tables import UNTRAINED
 from benchmarks.rater_verdicts import Heard
 from benchmarks.runs import Run
-from benchmarks.transfer import HOME
 from pasta_gym.mini.rater_users import Crowd, crowd_of, final_satisfaction, verdicts
 from pasta_gym.trajectories import EnvironmentConfig, provenance
 from pasta_gym.trajectories.environment import first_environment_seed

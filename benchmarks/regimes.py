@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import stats
-from benchmarks.comparisons import RANDOM, REFERENCES
+from benchmarks.comparisons import HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, printed
 from benchmarks.stats import Interval, Scores
-from benchmarks.transfer import HOME
 from pasta_gym.types import IntArray
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import comparison_pages, held_out, html_report, runs, shards, stats, transfer
-from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
+from benchmarks import comparison_pages, held_out, html_report, personalisation, runs, shards, stats, transfer
+from benchmarks.comparisons import BLIND, CLAIRVOYANT, HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, printed
 from benchmarks.regimes import section as regime_tables
 from benchmarks.stats import Interval, Scores
@@ -92,6 +92,15 @@ class Report:
     failed: list[dict[str, Any]] = field(default_factory=list)
     open_runs: list[pathlib.Path] = field(default_factory=list)
 
+    @property
+    def home(self) -> str:
+        """The image model that the agents learned with: the surrogate where there is one, else that of most episodes.
+
+        Worlds of full size have no surrogate.
+        """
+        models = {images: cell.episodes for (_, images), cell in self.cells.items()}
+        return HOME if HOME in models or not models else max(models, key=lambda images: models[images])
+
     def label(self, agent: str) -> str:
         """Write an agent's name for a table, marked if it uses insides of the environment."""
         return agent + (MARK if agent in self.privileged else "")
@@ -110,9 +119,7 @@ def make_reports(
     Raises:
         ValueError: If there is no finished run.
     """
-    finished, failed, open_runs = runs.find_runs(root)
-    if shards_folder is not None:
-        finished = finished + shards.beside(finished, shards_folder)
+    finished, failed, open_runs = shards.find_all(root, shards_folder)
     if not finished:
         said = "; ".join(f"{f['folder']}: {f.get('error')}" for f in failed) or "none began"
         raise ValueError(f"{root} holds no finished run ({said}); run python -m benchmarks.run first")
@@ -183,7 +190,7 @@ def headline_checks(report: Report) -> list[Check]:
     """Test the claims that the table is meant to carry (see ``docs/benchmarks.md``)."""
     checks: list[Check] = []
     for (reward, images), cell in report.cells.items():
-        if images != "surrogate" or RANDOM not in cell.returns:
+        if images != report.home or RANDOM not in cell.returns:
             continue
         learned = [a for a in report.agents if a in cell.returns and a not in REFERENCES and a not in report.privileged]
         checks += [_above_random(cell, agent, reward) for agent in learned]
@@ -192,7 +199,7 @@ def headline_checks(report: Report) -> list[Check]:
             if BLIND in cell.returns:
                 checks.append(_headroom(cell, reward))
         others = [(name, other) for (own, name), other in report.cells.items() if own == reward and name != images]
-        checks += [_same_order(cell, other, reward, name) for name, other in others]
+        checks += [_same_order(cell, other, reward, images, name) for name, other in others]
     return checks
 
 
@@ -230,14 +237,14 @@ def _headroom(cell: Cell, reward: str) -> Check:
     )
 
 
-def _same_order(surrogate: Cell, painted: Cell, reward: str, images: str) -> Check:
-    """No pair of agents may be apart one way under the surrogate and apart the other way under another image model."""
-    shared = sorted(set(surrogate.returns) & set(painted.returns))
+def _same_order(at_home: Cell, painted: Cell, reward: str, home: str, images: str) -> Check:
+    """No pair of agents may be apart one way where they learned and apart the other way under another image model."""
+    shared = sorted(set(at_home.returns) & set(painted.returns))
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     agreeing, reversed_pairs, n_pairs = 0, [], 0
     for i, first in enumerate(shared):
         for second in shared[i + 1 :]:
-            here = stats.difference_interval(surrogate.returns, first, second, rng, 1000)
+            here = stats.difference_interval(at_home.returns, first, second, rng, 1000)
             there = stats.difference_interval(painted.returns, first, second, rng, 1000)
             n_pairs += 1
             agreeing += here.estimate * there.estimate > 0
@@ -246,7 +253,7 @@ def _same_order(surrogate: Cell, painted: Cell, reward: str, images: str) -> Che
     found = f"{agreeing} of {n_pairs} pairs in the same order over {painted.episodes} episodes on {images}"
     if reversed_pairs:
         found += f"; reversed beyond noise: {', '.join(reversed_pairs)}"
-    claim = f"no two agents change places beyond noise when moved from surrogate to {images}, {reward}"
+    claim = f"no two agents change places beyond noise when moved from {home} to {images}, {reward}"
     return Check(claim, not reversed_pairs if n_pairs else None, found)
 
 
@@ -258,7 +265,7 @@ def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
     """Lay the report out: header, and one row an agent with ``estimate [low, high]`` in each column."""
     header, columns = ["agent", "seeds"], []
     for (reward, images), cell in report.cells.items():
-        if images == "surrogate":
+        if images == report.home:
             header += [f"{reward} return", f"{reward} normalised"]
             columns += [cell.mean, cell.normalised]
         else:
@@ -280,7 +287,8 @@ def markdown(report: Report) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
-    sizes = sorted({cell.episodes for (_, images), cell in report.cells.items() if images == "surrogate"})
+    sizes = sorted({cell.episodes for (_, images), cell in report.cells.items() if images == report.home})
+    under = f"the {HOME}" if report.home == HOME else report.home
     notes = [
         f"## {report.title}",
         "",
@@ -288,13 +296,14 @@ def markdown(report: Report) -> str:
         "|" + "|".join("-" * (width + 2) for width in widths) + "|",
         *(line(row) for row in rows),
         "",
-        f"Mean [95% interval] over training seeds and {', '.join(map(str, sizes)) or 'no'} held-out episodes under the "
-        "surrogate. Returns are 10 x utility: sparse in 0..10, dense in 0..50. Normalised: 0 = random, "
+        f"Mean [95% interval] over training seeds and {', '.join(map(str, sizes)) or 'no'} held-out episodes under "
+        f"{under}. Returns are 10 x utility: sparse in 0..10, dense in 0..50. Normalised: 0 = random, "
         "1 = clairvoyant (myopic, so it can be passed).",
         "\\* uses insides of the environment.",
         "",
         *transfer.section(report),
         *held_out.section(report),
+        *personalisation.section(report),
         "### Checks",
         "",
     ]
@@ -314,8 +323,7 @@ def draw(report: Report, path: pathlib.Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    cells = {reward: cell for (reward, images), cell in report.cells.items() if images == "surrogate"}
-    cells = cells or {reward: cell for (reward, _), cell in report.cells.items()}
+    cells = {reward: cell for (reward, images), cell in report.cells.items() if images == report.home}
     figure = Figure(figsize=(11, 0.8 + 0.42 * max(6, len(report.agents))), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -376,7 +384,12 @@ def write_report(
         figures.append(path)
     drawn = [*figures, *(path for path in statistics_files if path.suffix == ".png")]
     rest = text.removeprefix("\n".join(texts)) + statistics
-    html_report.write(written[3], root, reports, texts, rest=rest, comparisons=comparisons, drawn=drawn)
+    finished, _, _ = shards.find_all(root, shards_folder)
+    again = ["python", "-m", "benchmarks.report", str(root)]
+    again += [] if shards_folder is None else ["--shards", str(shards_folder)]
+    html_report.write(
+        written[3], reports, texts, finished, rest=rest, comparisons=comparisons, drawn=drawn, command=again
+    )
     written += figures
     return text, written + statistics_files
 

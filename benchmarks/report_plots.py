@@ -6,6 +6,7 @@ is drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,9 @@ def with_menu(choices: Mapping[str, Sequence[Trace]], axes: Mapping[str, tuple[s
     return {"data": data, "layout": made}
 
 
-def _numbers(values: Iterable[Any]) -> list[float]:
-    return [round(float(value), 6) for value in values]
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    # A metric may be infinite or no number, JSON has neither, and a gap in a line is what it is.
+    return [round(number, 6) if math.isfinite(number) else None for number in map(float, values)]
 
 
 def _reach(intervals: Sequence[Interval]) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from pasta_gym.types import IntArray
 if TYPE_CHECKING:
     from benchmarks.report import Cell, Report
 
-HOME = "surrogate"
-"""The image model that the agents learned with."""
 ZERO, ONE = "random", "clairvoyant"
 _SEED = 20_260_102  # of the resamples
 
@@ -56,15 +54,16 @@ def section(report: Report) -> list[str]:
     lines: list[str] = []
     for reward in dict.fromkeys(reward for reward, _ in report.cells):
         cells = {images: cell for (own, images), cell in report.cells.items() if own == reward and cell.normalised}
-        if HOME in cells and len(cells) > 1:
+        if report.home in cells and len(cells) > 1:
             lines += _tables(report, reward, cells)
     return lines
 
 
 def _tables(report: Report, reward: str, cells: dict[str, Cell]) -> list[str]:
-    others = [images for images in cells if images != HOME]
-    moved = {images: changes(cells[HOME], cells[images]) for images in others}
-    titles = {images: f"{images} ({cells[images].episodes} episodes)" for images in (HOME, *others)}
+    home = report.home
+    others = [images for images in cells if images != home]
+    moved = {images: changes(cells[home], cells[images]) for images in others}
+    titles = {images: f"{images} ({cells[images].episodes} episodes)" for images in (home, *others)}
     agents = [agent for agent in report.agents if any(agent in cells[images].normalised for images in others)]
     scores = [[report.label(agent), *(_cell(cells[images], agent) for images in titles)] for agent in agents]
     gaps = [
@@ -75,13 +74,13 @@ def _tables(report: Report, reward: str, cells: dict[str, Cell]) -> list[str]:
     return [
         f"### Transfer to other image models, {reward}",
         "",
-        f"Agents that learned with images={HOME}, scored with each image model and trained with none of the others. "
+        f"Agents that learned with images={home}, scored with each image model and trained with none of the others. "
         "Normalised score [95% interval] on the scale of its own column: 0 is random and 1 the clairvoyant with the "
         "same pictures in the same conversations. Their returns stand beside the 0 and the 1.",
         "",
         *_table(["agent", *titles.values()], scores),
         "",
-        f"Normalised score minus that with {HOME}, both over the conversations and training seeds that the two have in "
+        f"Normalised score minus that with {home}, both over the conversations and training seeds that the two have in "
         "common, with 95% intervals from the pairs:",
         "",
         *_table(["agent", *(titles[images] for images in others)], gaps),

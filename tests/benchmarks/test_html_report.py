@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import comparisons, html_report, report, report_plots, runs
+from benchmarks import comparisons, html_report, report, report_plots, runs, shards
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json
 
@@ -153,7 +153,8 @@ def test_the_page_holds_all_that_it_shows(root):
     compared = comparisons.compare([made], n_replicates=50)
     statistics = (root / "report" / "table.md").read_text().removeprefix(report.markdown(made))
     named = {"rest": statistics, "comparisons": compared, "drawn": []}
-    html_report.write(again, root, [made], [report.markdown(made)], **named)
+    named["command"] = ["python", "-m", "benchmarks.report", str(root)]
+    html_report.write(again, [made], [report.markdown(made)], runs.find_runs(root)[0], **named)
     assert again.read_text() == text  # nothing in it is of the day or of chance
 
 
@@ -166,6 +167,43 @@ def test_a_command_of_the_page_names_a_configuration_that_hydra_reads(root, fini
     assert folders == [str(run.folder) for run in finished]
     configurations = read((root / "report" / "report.html").read_text()).code[1:]
     assert configurations[0] == (finished[0].folder / "config.yaml").read_text()
+
+
+def test_scores_in_shards_alone_make_the_whole_page(root, tmp_path):
+    shards.collect(root, tmp_path / "shards")
+    _, written = report.write_report(tmp_path / "nothing", n_replicates=50, shards_folder=tmp_path / "shards")
+    assert (tmp_path / "nothing" / "report" / "report.html") in written
+    page = read((tmp_path / "nothing" / "report" / "report.html").read_text())
+    of_runs = read((root / "report" / "report.html").read_text())
+    assert sorted(page.tables[0]) == sorted(of_runs.tables[0])
+    columns = slice(0, 10)  # without seconds and revision, which not every shard has
+    assert sorted(row[columns] for row in page.tables[4]) == sorted(row[columns] for row in of_runs.tables[4])
+    commands = page.code[0].splitlines()
+    assert commands[-2] == "python -m benchmarks.run --multirun experiment=small"
+    assert commands[-1] == f"python -m benchmarks.report {tmp_path / 'nothing'} --shards {tmp_path / 'shards'}"
+    # Some here and some in shards: every run is on the page.
+    some = tmp_path / "some"
+    shutil.copytree(root, some)
+    shutil.rmtree(runs.find_runs(some)[0][0].folder)
+    report.write_report(some, n_replicates=50, shards_folder=tmp_path / "shards")
+    assert len(read((some / "report" / "report.html").read_text()).tables[4]) == 1 + 6
+
+
+def test_a_metric_that_is_no_number_is_a_gap_in_its_line(root, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(root, copy)
+    file = next(copy.glob("small/iql/**/seed_0")) / runs.METRICS
+    lines = file.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if '"training/loss/q"' in line)
+    lines[first + 1] = json.dumps({"step": 20, "training/loss/q": float("nan"), "training/a": float("inf")})
+    file.write_text("\n".join(lines) + "\n")
+    report.write_report(copy, n_replicates=50)
+    text = (copy / "report" / "report.html").read_text()
+    assert "NaN" not in text.split("<script>")[-3]
+    [made] = report.make_reports(copy, n_replicates=50)
+    curves = [(run, html_report.read_metrics(run.folder)) for run in runs.find_runs(copy)[0] if run.key.agent == "iql"]
+    drawn = report_plots.learning_curves(made, curves)["data"]
+    assert [1 / 10, None, 1 / 30] in [[y if y is None else pytest.approx(y, abs=1e-5) for y in t["y"]] for t in drawn]
 
 
 def test_without_plotly_the_page_has_the_drawn_figures_and_one_line_says_so(root, tmp_path, monkeypatch, caplog):

@@ -1,0 +1,119 @@
+"""What knowing the person is worth: agents beside the same agents without, in the same conversations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmarks import paired, stats
+from benchmarks.stats import Interval
+
+if TYPE_CHECKING:
+    from benchmarks.report import Cell, Report
+
+_SEED = 20_260_104  # of resamples and sign flips
+
+
+class Contrast(NamedTuple):
+    """Two agents that differ in what they know of the person, and in nothing else."""
+
+    knowing: str
+    ignorant: str
+    difference: str
+
+
+CONTRASTS = (
+    Contrast("belief_marginal", "blind_marginal", "exact posterior against prior, each candidate by itself"),
+    Contrast("belief_slate_aware", "blind_slate_aware", "exact posterior against prior, whole slates"),
+    Contrast("iql", "iql_history", "fitted belief beside the history's encoder, or the encoder alone"),
+    Contrast("iql_belief", "iql_blind", "fitted belief, or nothing"),
+    Contrast("iql_history", "iql_blind", "history's encoder, or nothing"),
+    Contrast("iql_history", "iql_history_foreign", "own past, or another conversation's"),
+    Contrast("slateq", "slateq_single", "mixture of tastes, or of one component"),
+    Contrast("slateq", "slateq_foreign", "own past, or another conversation's"),
+    Contrast("slateq_softmax", "slateq_history", "fitted belief beside the history's encoder, or the encoder alone"),
+    Contrast("slateq_belief", "slateq_blind", "fitted belief, or nothing"),
+    Contrast("slateq_history", "slateq_blind", "history's encoder, or nothing"),
+)
+"""Pairs of one form. ``slateq`` against ``slateq_history`` is none: the second has another form of slate value too."""
+
+
+class Worth(NamedTuple):
+    """What a contrast comes to under one reward mode.
+
+    Attributes:
+        contrast: Which.
+        reward: Which mode.
+        gap: Mean return of the knowing agent minus that of the other, with a 95% interval from paired conversations
+            and the seeds of both.
+        p: Two-sided, by sign flips of conversations: of these trained agents.
+        share: The gap on the scale from random to the clairvoyant; None without the two.
+        seeds: Of the knowing and of the other agent.
+    """
+
+    contrast: Contrast
+    reward: str
+    gap: Interval
+    p: float
+    share: float | None
+    seeds: tuple[int, int]
+
+
+def worths(report: Report, *, n_replicates: int = 2000) -> list[Worth]:
+    """Compute every contrast whose agents were both scored on the image model that they learned with.
+
+    Args:
+        report: Of one experiment and world.
+        n_replicates: Bootstrap replicates of each interval.
+    """
+    rng = np.random.default_rng(_SEED)
+    cells = {reward: cell for (reward, images), cell in report.cells.items() if images == report.home}
+    return [
+        _worth(contrast, reward, cell, rng, n_replicates)
+        for contrast in CONTRASTS
+        for reward, cell in cells.items()
+        if {contrast.knowing, contrast.ignorant} <= cell.returns.keys()
+    ]
+
+
+def _worth(contrast: Contrast, reward: str, cell: Cell, rng: np.random.Generator, n_replicates: int) -> Worth:
+    knowing, ignorant = cell.returns[contrast.knowing], cell.returns[contrast.ignorant]
+    gap = stats.difference_interval(cell.returns, contrast.knowing, contrast.ignorant, rng, n_replicates)
+    p = paired.sign_flip_test(paired.paired_differences(knowing, ignorant).mean(axis=0), rng)
+    share = None
+    if cell.normalised:
+        share = cell.normalised[contrast.knowing].estimate - cell.normalised[contrast.ignorant].estimate
+    return Worth(contrast, reward, gap, p, share, (len(knowing), len(ignorant)))
+
+
+def section(report: Report, *, n_replicates: int = 2000) -> list[str]:
+    """Write the contrasts as lines of Markdown; none where no pair of agents was scored."""
+    found = worths(report, n_replicates=n_replicates)
+    if not found:
+        return []
+    adjusted = paired.holm([worth.p for worth in found])
+    return [
+        "### What knowing the person is worth",
+        "",
+        "Mean return with minus mean return without, in the same conversations [95% interval of the paired bootstrap "
+        "over conversations and training seeds]. p: sign flips of conversations, so of these trained agents, two-sided "
+        "and adjusted by Holm's method over this table. Share: on the scale from random to the clairvoyant.",
+        "",
+        "| with | without | what differs | reward | seeds | difference | p | share |",
+        "|" + "---|" * 8,
+        *(_row(report, worth, p) for worth, p in zip(found, adjusted.tolist(), strict=True)),
+        "",
+    ]
+
+
+def _row(report: Report, worth: Worth, p: float) -> str:
+    contrast, gap = worth.contrast, worth.gap
+    cells = [
+        *(report.label(contrast.knowing), report.label(contrast.ignorant), contrast.difference, worth.reward),
+        f"{worth.seeds[0]} and {worth.seeds[1]}",
+        f"{gap.estimate:.2f} [{gap.low:.2f}, {gap.high:.2f}]",
+        "< 0.001" if p < 0.001 else f"{p:.3f}",
+        "" if worth.share is None else f"{worth.share:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,108 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks import paired, personalisation, report, stats
+from benchmarks.report import Report
+from benchmarks.stats import Interval
+from tests.benchmarks.test_comparisons import cell
+
+N = 60
+
+
+def planted(n_seeds=2):
+    """Luck that all share; a belief is worth 1 to IQL, nothing to SlateQ, and 2 to the exact references."""
+    rng = np.random.default_rng(3)
+    luck = rng.normal(0, 3, size=(1, N))
+
+    def agent(mean, seeds=n_seeds):
+        return luck + mean + rng.normal(0, 0.2, size=(seeds, N))
+
+    return {
+        "random": luck,
+        "iql": agent(2.0),
+        "iql_history": agent(1.0, 3),
+        "slateq_belief": agent(1.5),
+        "slateq_blind": agent(1.5),
+        "belief_slate_aware": agent(4.0, 1),
+        "blind_slate_aware": agent(2.0, 1),
+        "clairvoyant": luck + 5,
+    }
+
+
+def make_report(images="surrogate", normalised=True):
+    returns = planted()
+    scale = {name: Interval(values.mean() / 5, 0, 1) for name, values in returns.items()} if normalised else {}
+    mean = stats.mean_intervals(returns, np.random.default_rng(0), 50)
+    own = dataclasses.replace(cell(returns), mean=mean, normalised=scale)
+    name, privileged = ("main", "simulated", "mini", "test"), {"belief_slate_aware"}
+    return Report(name, "", list(returns), privileged, {("dense", images): own})
+
+
+def test_planted_worths_are_found_with_their_intervals():
+    found = {w.contrast[:2]: w for w in personalisation.worths(make_report(), n_replicates=300)}
+    assert list(found) == [
+        ("belief_slate_aware", "blind_slate_aware"), ("iql", "iql_history"), ("slateq_belief", "slateq_blind")
+    ]  # fmt: skip
+    exact, iql, slateq = found.values()
+    assert exact.gap.estimate == pytest.approx(2, abs=0.1)
+    assert iql.gap.low < 1 < iql.gap.high
+    assert 0.8 < iql.gap.low < iql.gap.high < 1.2  # the luck that all share, 3 wide, is not in it
+    assert slateq.gap.low < 0 < slateq.gap.high
+    assert (iql.seeds, iql.reward) == ((2, 3), "dense")
+    assert exact.p < 0.001 < 0.05 < slateq.p
+    assert iql.share == pytest.approx(iql.gap.estimate / 5)
+
+
+def test_the_difference_is_the_mean_over_conversations_by_hand():
+    returns = planted()
+    [found] = [w for w in personalisation.worths(make_report(), n_replicates=50) if w.contrast.knowing == "iql"]
+    by_hand = np.mean([returns["iql"][:, e].mean() - returns["iql_history"][:, e].mean() for e in range(N)])
+    assert found.gap.estimate == pytest.approx(by_hand)
+
+
+def test_the_table_says_what_differs_and_adjusts_for_its_rows():
+    made = make_report()
+    lines = personalisation.section(made, n_replicates=50)
+    rows = [line for line in lines if line.startswith("| ")][1:]
+    assert rows[0].startswith(
+        "| belief_slate_aware \\* | blind_slate_aware | exact posterior against prior, whole slates | dense"
+    )
+    assert "| 2 and 3 |" in rows[1]
+    found = personalisation.worths(made, n_replicates=50)
+    last = paired.holm([worth.p for worth in found])[2]
+    assert f"| {last:.3f} |" in rows[2]
+    assert "### What knowing the person is worth" in report.markdown(made)
+
+
+def test_without_a_scale_there_is_no_share_and_without_pairs_no_table():
+    lines = personalisation.section(make_report(normalised=False), n_replicates=50)
+    assert all(line.endswith("|  |") for line in lines if line.startswith(("| iql", "| slateq")))
+    alone = make_report()
+    alone.cells[("dense", "surrogate")].returns.pop("iql_history")
+    assert "iql" not in "".join(
+        line for line in personalisation.section(alone, n_replicates=50) if line[0:5] == "| iql"
+    )
+    nothing = Report(("main", "simulated", "mini", "test"), "", [], set(), {})
+    assert personalisation.section(nothing) == []
+
+
+def test_every_contrast_is_of_two_agents_that_have_a_file():
+    from benchmarks.settings import CONFIG_FOLDER
+
+    agents = {path.stem for path in (CONFIG_FOLDER / "agent").glob("*.yaml")}
+    for contrast in personalisation.CONTRASTS:
+        assert {contrast.knowing, contrast.ignorant} <= agents
+
+
+def test_a_world_without_surrogate_is_at_home_where_its_agents_learned():
+    made = make_report(images="diffusion")
+    assert made.home == "diffusion"
+    text = report.markdown(made)
+    assert "60 held-out episodes under diffusion." in text
+    assert "| iql | iql_history |" in text
+    made.checks = report.headline_checks(made)
+    assert [check.claim for check in made.checks if check.claim.startswith("iql above random, dense")]
+    header, _ = report.table_rows(made)
+    assert "dense normalised" in header
