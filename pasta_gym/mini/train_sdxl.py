@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from pasta_gym.mini import grammar, sdxl
 from pasta_gym.mini.tokenizer import build_tokenizer, tokenize
 from pasta_gym.mini.training_data import PaintedSet, painted_set, to_unit
-from pasta_gym.mini.training_loop import LoopConfig, optimise
+from pasta_gym.mini.training_loop import LoopConfig, optimise, weights_key
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -131,8 +131,9 @@ def train_unet(
     run.mkdir(parents=True, exist_ok=True)
     sets = [painted_set(n, seed) for n, seed in PAINTED]
     vae.eval()
+    seen_by = weights_key(vae)
     latents = torch.from_numpy(
-        np.concatenate([encode_latents(vae, s, run / f"latents-{i}.npy") for i, s in enumerate(sets)])
+        np.concatenate([encode_latents(vae, s, run / f"latents-{i}-{seen_by}.npy") for i, s in enumerate(sets)])
     )
     said = np.concatenate([s.said for s in sets])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
@@ -167,7 +168,8 @@ def train_unet(
         loss = functional.mse_loss(predicted.float(), a * noise - s * x)
         return {"loss": loss}
 
-    optimise("denoiser", unet, step, config, run)
+    spoken = [tensor for encoder in encoders for tensor in encoder.state_dict().values()]
+    optimise("denoiser", unet, step, config, run, data=(latents, *spoken))
     return unet.eval()
 
 

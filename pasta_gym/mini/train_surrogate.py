@@ -50,7 +50,12 @@ def train(
 
     Returns:
         The fitted network.
+
+    Raises:
+        ValueError: If there are fewer than two images of each, of which no spread can be learned.
     """
+    if images.shape[1] < 2:
+        raise ValueError(f"the spread needs 2 images of a prompt or more, got {images.shape[1]}; paint another pool")
     torch.manual_seed(config.seed)
     network = SurrogateNetwork(prompts.shape[-1])
     x, y = torch.from_numpy(prompts), torch.from_numpy(images)
@@ -68,5 +73,5 @@ def train(
         error, spread = fitting_losses(y[rows], *network(x[rows]))
         return {"loss": MEAN_WEIGHT * error + spread, "error": error.detach(), "spread": spread.detach()}
 
-    optimise("surrogate", network, step, config, run)
+    optimise("surrogate", network, step, config, run, data=(x, y))
     return network.eval()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
 
 StepFunction = Callable[[torch.Generator], dict[str, torch.Tensor]]
 
@@ -51,7 +56,29 @@ def rate_factor(step: int, config: LoopConfig) -> float:
     return 0.02 + 0.98 * 0.5 * (1.0 + float(torch.cos(torch.tensor(progress * torch.pi))))
 
 
-def optimise(name: str, module: nn.Module, step_function: StepFunction, config: LoopConfig, run: pathlib.Path) -> None:
+def weights_key(*modules: nn.Module) -> str:
+    """Hash the weights and buffers of some modules: 16 hex digits."""
+    return _digest(tensor for module in modules for tensor in module.state_dict().values())
+
+
+def _digest(tensors: Iterable[torch.Tensor], start: str = "") -> str:
+    found = hashlib.sha256(start.encode())
+    for tensor in tensors:
+        plain = tensor.detach().contiguous()
+        found.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def optimise(
+    name: str,
+    module: nn.Module,
+    step_function: StepFunction,
+    config: LoopConfig,
+    run: pathlib.Path,
+    *,
+    data: Iterable[torch.Tensor] = (),
+) -> None:
     """Train ``module`` in place and leave it holding the averaged weights.
 
     Args:
@@ -59,7 +86,9 @@ def optimise(name: str, module: nn.Module, step_function: StepFunction, config: 
         module: The parameters to train.
         step_function: Computes the losses of one batch, drawn with the generator given; ``"loss"`` is minimised.
         config: Length, rate and seed.
-        run: Folder of ``checkpoint.pt`` (continued from if it is there) and ``log.jsonl``.
+        run: Folder of ``checkpoint.pt`` and ``log.jsonl``. A checkpoint of the same configuration, first weights and
+            data is gone on from; any other is replaced.
+        data: What the batches are drawn from, as far as another run might have other data.
     """
     run.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -69,8 +98,12 @@ def optimise(name: str, module: nn.Module, step_function: StepFunction, config: 
     average = [p.detach().clone() for p in parameters]
     first = 0
     checkpoint = run / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    key = _digest([*module.state_dict().values(), *data], json.dumps(dataclasses.asdict(config)))
+    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+    if state is not None and state.get("key") != key:
+        logger.warning("%s: %s is of another configuration, start or data, and is replaced", name, checkpoint)
+        state = None
+    if state is not None:
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
         average, first = state["average"], state["step"]
@@ -101,6 +134,7 @@ def optimise(name: str, module: nn.Module, step_function: StepFunction, config: 
                 "optimiser": optimiser.state_dict(),
                 "average": average,
                 "step": step + 1,
+                "key": key,
             }
             torch.save(state, partial)
             partial.replace(checkpoint)

@@ -13,7 +13,7 @@ from torch import nn
 from pasta_gym.mini import grammar, sdxl, surrogate, train_clip, train_reader, train_sdxl, train_surrogate
 from pasta_gym.mini.clip import MiniClip, load_clip
 from pasta_gym.mini.tokenizer import CONTEXT_LENGTH, END_ID, START_ID, WordTokenizer, build_tokenizer, tokenize
-from pasta_gym.mini.training_loop import LoopConfig, optimise, rate_factor
+from pasta_gym.mini.training_loop import LoopConfig, optimise, rate_factor, weights_key
 
 
 def test_the_rate_warms_up_then_falls_as_half_a_cosine():
@@ -24,10 +24,10 @@ def test_the_rate_warms_up_then_falls_as_half_a_cosine():
     assert rate_factor(110, config) == pytest.approx(0.02, abs=1e-6)
 
 
-def _fit(run, steps_then, config):
+def _fit(run, steps_then, config, *, data=(), start=0.5):
     module = nn.Linear(4, 1)
     with torch.no_grad():
-        module.weight.fill_(0.5)
+        module.weight.fill_(start)
         module.bias.zero_()
 
     def step(generator):
@@ -38,7 +38,7 @@ def _fit(run, steps_then, config):
         return {"loss": (module(x)[:, 0] - x.sum(dim=1)).square().mean()}
 
     module.count = 0
-    optimise("test", module, step, config, run)
+    optimise("test", module, step, config, run, data=data)
     return module
 
 
@@ -52,6 +52,33 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     torch.testing.assert_close(resumed.weight, whole.weight)
     other = _fit(tmp_path / "other", None, dataclasses.replace(config, seed=4))
     assert not torch.equal(other.weight, whole.weight)
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path, caplog):
+    config = LoopConfig(steps=12, learning_rate=0.05, warmup=3, checkpoint_every=5, seed=3)
+    first = _fit(tmp_path, None, config)
+    again = _fit(tmp_path, None, config)
+    assert again.count == 0  # it is done
+    torch.testing.assert_close(again.weight, first.weight)
+    assert not caplog.messages
+    other = dataclasses.replace(config, seed=4)
+    fresh, stale = _fit(tmp_path / "fresh", None, other), _fit(tmp_path, None, other)
+    assert stale.count == 12
+    torch.testing.assert_close(stale.weight, fresh.weight)
+    [said] = caplog.messages
+    assert "checkpoint.pt is of another configuration, start or data, and is replaced" in said
+    # Other data and another start alike.
+    assert _fit(tmp_path, None, other, data=(torch.ones(3),)).count == 12
+    assert _fit(tmp_path, None, other, data=(torch.ones(3),)).count == 0
+    assert _fit(tmp_path, None, other, data=(torch.zeros(3),)).count == 12
+    assert _fit(tmp_path, None, other, data=(torch.zeros(3),), start=0.25).count == 12
+
+
+def test_weights_have_the_key_of_their_numbers():
+    module, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    assert weights_key(module) != weights_key(other)
+    other.load_state_dict(module.state_dict())
+    assert weights_key(module) == weights_key(other) != weights_key(module, other)
 
 
 def test_every_word_is_one_token_between_start_and_end():
@@ -187,6 +214,11 @@ def test_prompts_whose_pictures_are_all_alike_get_a_small_spread(tmp_path):
     total = np.sqrt((np.square(deviation) + np.square(factor).sum(axis=-1)).mean(axis=-1))
     assert np.median(total[fresh[:, 0] > 0]) == pytest.approx(1.0, rel=0.2)
     assert np.median(total[fresh[:, 0] < 0]) < 0.06
+
+
+def test_one_image_of_a_prompt_says_nothing_about_a_spread(tmp_path):
+    with pytest.raises(ValueError, match="the spread needs 2 images of a prompt or more, got 1"):
+        train_surrogate.train(tmp_path, np.zeros((4, 3), np.float32), np.zeros((4, 1, 3), np.float32))
 
 
 def test_the_surrogates_spread_ignores_what_the_mean_gets_wrong():
