@@ -50,7 +50,8 @@ def run(settings: Settings) -> pathlib.Path:
     folder = settings.folder
     identity = run_identity(settings)
     if runs.is_finished(folder, identity):
-        logger.info("%s is finished, nothing to do", folder)
+        # A run is known by its configuration and weights; an agent's code may have been edited since.
+        logger.info("%s is finished, nothing to do; if the code changed, delete it or change agent.name", folder)
         return folder
     keep_freed_memory()
     runs.prepare(folder, identity)

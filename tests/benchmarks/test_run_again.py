@@ -1,5 +1,7 @@
 """A run directory that is used a second time: after a mistake, after a kill, after a change."""
 
+import logging
+
 import pytest
 
 from benchmarks.run import run
@@ -40,3 +42,11 @@ def test_a_run_that_has_not_failed_keeps_its_directory(configure):
     (wrong.folder / "failure.json").unlink()  # as while it still runs
     with pytest.raises(ValueError, match="holds a run of another configuration"):
         run(read_settings(configure()))
+
+
+def test_a_finished_run_says_what_to_do_after_an_edit_of_the_agents_code(configure, caplog):
+    folder = run(read_settings(configure()))
+    with caplog.at_level(logging.INFO, "benchmarks.run"):
+        run(read_settings(configure()))
+    said = f"{folder} is finished, nothing to do; if the code changed, delete it or change agent.name"
+    assert said in caplog.messages
