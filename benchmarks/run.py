@@ -28,6 +28,7 @@ from benchmarks import runs
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
+from benchmarks.stopwatch import Stopwatch
 from benchmarks.tracking import Artifact, Tracker, make_tracker
 from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.trajectories import TrajectoryDataset, provenance
@@ -69,7 +70,7 @@ def run(settings: Settings) -> pathlib.Path:
 
 
 def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> None:
-    began = time.monotonic()
+    watch = Stopwatch(folder)
     envs = make_environment(settings)
     try:
         agent = build_agent(settings.resolved["agent"], envs)
@@ -88,8 +89,10 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             dataset_id = None
             if isinstance(agent, LearningAgent):
                 agent, dataset_id = _learned(settings, agent, folder, tracker)
-            scores, seconds = _scored(settings, agent, envs, folder)
-            tracker.log(summary(scores) | {"evaluation/seconds": seconds})
+                watch.keep()
+            watch.start_evaluation()
+            scores = _scored(settings, agent, envs, folder, watch)
+            tracker.log(summary(scores) | {"evaluation/seconds": watch.evaluation})
             if settings.tracking.pictures:
                 _send_slates(settings, agent, tracker)
             runs.write_scores(folder / runs.SCORES, settings.key, scores)
@@ -101,7 +104,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
                 "git_revision": provenance.git_revision(CONFIG_FOLDER.parent),
                 "packages": provenance.package_versions(),
                 "environment": asdict(settings.environment),
-                "wall_seconds": round(time.monotonic() - began, 1),
+                "wall_seconds": round(watch.wall, 1),
             }
             _send_artifacts(settings, folder, tracker)
             tracker.outcome(folder / runs.SCORES, {name: metadata[name] for name in OF_OUTCOME})
@@ -109,6 +112,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             tracker.finish()
         write_json(folder / runs.METADATA, metadata)
         shutil.rmtree(folder / runs.PARTS, ignore_errors=True)
+        (folder / runs.SECONDS).unlink(missing_ok=True)
     finally:
         envs.close()
 
@@ -199,9 +203,8 @@ def _prefixed(metrics: dict[str, float]) -> dict[str, float]:
     return {name if name == "step" else f"training/{name}": value for name, value in metrics.items()}
 
 
-def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path) -> tuple[EpisodeScores, float]:
+def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path, watch: Stopwatch) -> EpisodeScores:
     """Play what is missing, batch by batch; whole batches are kept on disk until all are there."""
-    began = time.monotonic()
     wanted, parts = settings.evaluation, []
     for first, n_episodes in batches(settings):
         path = part_path(folder, first, n_episodes)
@@ -209,9 +212,10 @@ def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path) -
             batch = replace(wanted, n_episodes=n_episodes)
             played = evaluate(agent, envs, batch, agent_seed=settings.resolved["seed"], first_episode=first)
             runs.write_scores(path, settings.key, played)
+            watch.keep()
         parts.append(runs.read_scores(path)[0][1])
         logger.info("%s: %d of %d episodes", settings.key.agent, first + n_episodes, wanted.n_episodes)
-    return concatenate(parts), time.monotonic() - began
+    return concatenate(parts)
 
 
 def summary(scores: EpisodeScores) -> dict[str, float]:

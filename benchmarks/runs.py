@@ -25,9 +25,9 @@ CONFIG, SCORES, METRICS, METADATA, FAILURE = (
     "metadata.json",
     "failure.json",
 )
-CHECKPOINT, PARTS = "checkpoint", "parts"
+CHECKPOINT, PARTS, SECONDS = "checkpoint", "parts", "seconds.json"
 KEY_COLUMNS = ("experiment", "config_hash", "agent", "reward", "data", "world", "images", "split", "seed")
-OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, "metrics.csv", "started.json")
+OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, SECONDS, "metrics.csv", "started.json")
 
 
 @dataclass(frozen=True)
