@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import hydra
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -261,7 +262,7 @@ sys.path.append(str(pathlib.Path(__file__).parent / "plugins"))
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="run")
 def main(config: DictConfig) -> str:
     """Run one configuration."""
-    return str(run(read_settings(config)))
+    return str(run(read_settings(config, HydraConfig.get().overrides.task)))
 
 
 if __name__ == "__main__":
