@@ -10,11 +10,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 
 from benchmarks import runs
+from pasta_gym.worlds import make_world
 
 OF_TRAINING = ("agent", "reward", "data", "data_name", "seed")
 """What a trained agent was made with."""
 MOVED = "moved"
 """The key that lists the settings of ``env`` in which a run differs from the one that trained its agent."""
+USERS = "agent.config.posterior_from"
+"""The folder of a privileged agent's user model: the one thing of a trained agent that may lie elsewhere."""
 _MISSING = object()
 
 
@@ -57,6 +60,10 @@ def with_checkpoint(
         here, there = (instantiate(env).world_name for env in (merged["env"], saved["env"]))
         if here != there:
             merged["data_name"] = f"{saved['data_name']}_{there}"
+    if _at(saved, USERS) not in (_MISSING, ""):
+        said = _at(resolved, USERS) if USERS in named else None
+        merged["agent"] = _with_users(saved, merged["env"], said)
+        named -= {USERS}
     for key in sorted(named):
         _check(key, resolved, saved, merged)
     if resolved["experiment_name"] == "default" and "experiment_name" not in named:
@@ -77,6 +84,20 @@ def _environment(
         said.add("user_model")  # the users of one world are not those of another
     kept = {name: value for name, value in trained.items() if name not in said}
     return {**kept, **{name: value for name, value in given.items() if name in said}}
+
+
+def _with_users(saved: Mapping[str, Any], env: Mapping[str, Any], said: str | None) -> dict[str, Any]:
+    """Find the user model of a privileged agent: where it is said, or was, or where its world's users are here.
+
+    Whether it is the one that the agent learned with is seen by its weights when the agent is read.
+    """
+    trained = instantiate(saved["env"])
+    # The world's own users are those of the training only if that had no others.
+    own = make_world(trained.world).user_model if trained.user_model is None else None
+    places = [said] if said else [_at(saved, USERS), trained.user_model, env.get("user_model"), own]
+    here = [pathlib.Path(p) for p in places if isinstance(p, str | pathlib.Path) and pathlib.Path(p).is_dir()]
+    found = str(here[0].resolve()) if here else places[0]
+    return {**saved["agent"], "config": {**saved["agent"]["config"], "posterior_from": found}}
 
 
 def _check(key: str, resolved: Mapping[str, Any], saved: Mapping[str, Any], merged: Mapping[str, Any]) -> None:

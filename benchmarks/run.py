@@ -169,7 +169,7 @@ def _learned(
     if settings.resolved["checkpoint"] is not None:
         source = pathlib.Path(settings.resolved["checkpoint"])
         metadata = runs.read_json(source / runs.METADATA) or {}
-        return type(agent).load(source / runs.CHECKPOINT), metadata.get("dataset_id")
+        return _stored(agent, source / runs.CHECKPOINT), metadata.get("dataset_id")
     checkpoint = folder / runs.CHECKPOINT
     if not checkpoint.is_dir():
         dataset = training_data(settings)
@@ -183,7 +183,15 @@ def _learned(
             write_json(partial / "data.json", {"dataset_id": dataset_id, "parts": sorted(set(parts)) or [dataset_id]})
     dataset_id = (runs.read_json(checkpoint / "data.json") or {}).get("dataset_id")
     # The stored agent is the one that is scored, so that a checkpoint's scores are those of its run.
-    return type(agent).load(checkpoint), dataset_id
+    return _stored(agent, checkpoint), dataset_id
+
+
+def _stored(agent: LearningAgent, folder: pathlib.Path) -> LearningAgent:
+    """Read a trained agent; a privileged one may have been trained where its user model lay in another folder."""
+    posterior_from = getattr(getattr(agent, "config", None), "posterior_from", "")
+    kind: Any = type(agent)
+    made: LearningAgent = kind.load(folder, posterior_from=posterior_from) if posterior_from else kind.load(folder)
+    return made
 
 
 def _send_artifacts(settings: Settings, folder: pathlib.Path, tracker: Tracker) -> None:

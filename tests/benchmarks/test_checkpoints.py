@@ -1,5 +1,7 @@
 """Trained agents scored elsewhere: what comes along from their runs, what may be said, and what is refused."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ from benchmarks.checkpoints import keys_of
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, read_settings, usual_settings
 from pasta_gym import worlds
+from pasta_gym.mini.weights import weights_directory
 
 
 @pytest.fixture
@@ -200,3 +203,65 @@ def test_every_job_of_the_grid_on_diffusion_says_what_its_agent_was_trained_with
     for job in grid.small_grid(tmp_path):
         if "on diffusion" in job.name:
             assert {f"agent={job.name.split()[0]}", "reward=sparse", "seed=0"} <= set(job.arguments)
+
+
+PRIVILEGED = (
+    *("agent=iql_privileged", "++agent.config.steps=2", "++agent.config.batch_size=4"),
+    *("data=simulated_small", "data.n_episodes=6", "data.shard_size=6", "evaluation.n_episodes=2"),
+)
+
+
+def moved_card(folder, **changes):
+    card = json.loads((folder / "agent.json").read_text())
+    card["config"]["posterior_from"] = "/another/machine/user_model"
+    (folder / "agent.json").write_text(json.dumps({**card, **changes}))
+
+
+def test_a_privileged_agent_from_another_machine_finds_its_users_or_says_how_to_tell_where_they_are(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path / "cache"))
+
+    def settings_of(*overrides):
+        line = [*overrides, f"runs={tmp_path / 'runs'}"]
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return read_settings(compose("run", line), line)
+
+    first = settings_of(*PRIVILEGED)
+    trained = run(first)
+    users = weights_directory() / "user_model"
+    elsewhere = (f"checkpoint={trained}", "evaluation.n_episodes=2", "experiment_name=elsewhere")
+    before = settings_of(*elsewhere)
+    # As if all of this had happened on a machine where the package lies in another folder.
+    saved = OmegaConf.load(trained / "config.yaml")
+    saved.agent.config.posterior_from = "/another/machine/user_model"
+    OmegaConf.save(saved, trained / "config.yaml")
+    moved_card(trained / "checkpoint")
+    settings = settings_of(*elsewhere)
+    assert settings.resolved["agent"]["config"]["posterior_from"] == str(users.resolve())
+    assert settings.key == before.key
+    columns = ("chosen_utilities", "episodes")
+    ours, theirs = (runs.read_scores(folder / "scores.csv")[0][1] for folder in (run(settings), trained))
+    for column in columns:
+        assert (getattr(ours, column) == getattr(theirs, column)).all()
+    # A run that is taken up again there reads its own checkpoint.
+    (trained / "metadata.json").unlink()
+    assert run(first) == trained
+    # Users that were fitted again, or another world's, are not those.
+    moved_card(trained / "checkpoint", notes={"user_model_sha256": "0123456789abcdef"})
+    shutil.rmtree(settings.folder)
+    with pytest.raises(
+        ValueError, match=r"weights 0123456789abcdef, but .*user_model has \w{16}; pass .*posterior_from="
+    ):
+        run(settings)
+    # A card of an older checkout says nothing of weights.
+    moved_card(trained / "checkpoint", notes={})
+    run(settings)
+    # What is said goes first.
+    shutil.copytree(users, tmp_path / "copied")
+    said = settings_of(*elsewhere, f"++agent.config.posterior_from={tmp_path / 'copied'}")
+    assert said.resolved["agent"]["config"]["posterior_from"] == str(tmp_path / "copied")
+    assert said.key == settings.key
+    lost = settings_of(*elsewhere, "++agent.config.posterior_from=/nowhere", "agent.name=iql_privileged")
+    with pytest.raises(ValueError, match=r"needs its user model: .*/nowhere.*\+\+agent\.config\.posterior_from=FOLDER"):
+        run(replace(lost, key=replace(lost.key, experiment="lost")))
