@@ -6,6 +6,7 @@ posterior of the environment's own user model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +23,7 @@ from agents.choice_mixture import (
 )
 from agents.mixture_fit import MixtureConfig, fit_to_dataset
 from pasta_gym.trajectories import TrajectoryDataset
+from pasta_gym.trajectories.files import file_digest
 from pasta_gym.types import FloatArray, IntArray
 
 
@@ -92,8 +94,15 @@ class TypePosterior(Protocol):
 class PrivilegedBelief:
     """The posterior over types of the environment's own user model: an upper bound, not something a system has."""
 
-    def __init__(self, user_model: TypePosterior) -> None:
+    def __init__(self, user_model: TypePosterior, sha256: str = "") -> None:
+        """Take the user model.
+
+        Args:
+            user_model: It.
+            sha256: Hash of its weights, to know it again elsewhere; empty if it was read from no file.
+        """
         self.user_model = user_model
+        self.sha256 = sha256
         self.n_components = len(user_model.prior)
 
     def of_observations(self, observations: Observations) -> FloatArray:
@@ -188,7 +197,7 @@ def learn_belief(
             }
         )
         return FittedBelief(fit.mixture)
-    return PrivilegedBelief(load_user_model(posterior_from)) if kind == "privileged" else NoBelief()
+    return privileged_belief(posterior_from) if kind == "privileged" else NoBelief()
 
 
 def belief_tensors(belief: Belief) -> dict[str, torch.Tensor]:
@@ -207,7 +216,21 @@ def belief_tensors(belief: Belief) -> dict[str, torch.Tensor]:
     }
 
 
-def restore_belief(kind: BeliefKind, posterior_from: str, tensors: dict[str, torch.Tensor], folder: Path) -> Belief:
+USER_MODEL_NOTE = "user_model_sha256"
+
+
+def belief_notes(belief: Belief) -> dict[str, str]:
+    """Say what an agent's card has to tell of its belief: the weights of a privileged one's user model."""
+    return {USER_MODEL_NOTE: belief.sha256} if isinstance(belief, PrivilegedBelief) and belief.sha256 else {}
+
+
+def restore_belief(
+    kind: BeliefKind,
+    posterior_from: str,
+    tensors: dict[str, torch.Tensor],
+    folder: Path,
+    notes: Mapping[str, str] | None = None,
+) -> Belief:
     """Rebuild a stored agent's belief.
 
     Args:
@@ -215,17 +238,18 @@ def restore_belief(kind: BeliefKind, posterior_from: str, tensors: dict[str, tor
         posterior_from: Folder of a user model, for ``privileged``.
         tensors: The agent's stored tensors; those of the belief are taken out.
         folder: Where they were read, for error messages.
+        notes: Those of the agent's card. Cards written before there were any do not tell the user model's weights.
 
     Returns:
         The belief.
 
     Raises:
-        ValueError: If the fitted mixture is missing or broken.
+        ValueError: If the fitted mixture is missing or broken, or the user model is not there or another one.
     """
     names = [name for name in tensors if name.startswith("belief.")]
     stored = {name.removeprefix("belief."): tensors.pop(name) for name in names}
     if kind == "privileged":
-        return PrivilegedBelief(load_user_model(posterior_from))
+        return _same_users(posterior_from, folder, (notes or {}).get(USER_MODEL_NOTE, ""))
     if kind == "none":
         return NoBelief()
     if not _is_complete(stored):
@@ -248,6 +272,37 @@ def _is_complete(stored: dict[str, torch.Tensor]) -> bool:
     width, n_components = len(stored["hidden_weights"]), len(stored["prior"])
     shapes = [tuple(stored[name].shape) for name in ("hidden_biases", "weights", "biases", "temperature_and_noise")]
     return shapes == [(width,), (n_components, width), (n_components,), (2,)]
+
+
+def _same_users(posterior_from: str, folder: Path, sha256: str) -> PrivilegedBelief:
+    """Read the user model that a stored agent learned with, or say how to tell where it is."""
+    cure = (
+        "pass load(..., posterior_from=FOLDER), or ++agent.config.posterior_from=FOLDER to benchmarks.run, with the "
+        "folder of the user model that it was trained with"
+    )
+    try:
+        belief = privileged_belief(posterior_from)
+    except ValueError as error:
+        raise ValueError(f"the privileged agent in {folder} needs its user model: {error}; or {cure}") from error
+    if sha256 and belief.sha256 and belief.sha256 != sha256:
+        raise ValueError(
+            f"the privileged agent in {folder} learned with a user model of weights {sha256}, but {posterior_from} has "
+            f"{belief.sha256}; {cure}"
+        )
+    return belief
+
+
+def privileged_belief(posterior_from: str) -> PrivilegedBelief:
+    """Make the belief from the folder of a user model.
+
+    Raises:
+        ValueError: If there is no user model, or it does not read the embeddings that observations hold.
+    """
+    from pasta_gym.user_model.user_model import WEIGHTS
+
+    user_model = load_user_model(posterior_from)
+    weights = Path(posterior_from) / WEIGHTS
+    return PrivilegedBelief(user_model, file_digest(weights) if weights.is_file() else "")
 
 
 def load_user_model(path: str) -> TypePosterior:

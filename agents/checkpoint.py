@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -35,6 +35,7 @@ class Checkpoint:
         config: The agent's configuration as plain values.
         sizes: Array sizes the networks were built for.
         tensors: Weights and statistics by name.
+        notes: What else the card tells by name; older cards have none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Checkpoint:
     config: dict[str, Any]
     sizes: dict[str, int]
     tensors: dict[str, Tensor]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def size(self, name: str) -> int:
         """One of the sizes.
@@ -65,6 +67,7 @@ def write_checkpoint(
     config: _IsDataclass,
     sizes: Mapping[str, int],
     tensors: Mapping[str, Tensor],
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write an agent into ``folder``, which is made when it does not exist.
 
@@ -78,6 +81,7 @@ def write_checkpoint(
         config: A dataclass of plain values.
         sizes: Array sizes the networks were built for.
         tensors: Weights and statistics by name.
+        notes: What else its card tells.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,7 @@ def write_checkpoint(
         "name": name,
         "config": asdict(config),
         "sizes": dict(sizes),
+        "notes": dict(notes or {}),
     }
     partial = folder / (CARD_FILE + ".partial")
     partial.write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
@@ -117,6 +122,7 @@ def read_checkpoint(folder: Path, *, kind: str) -> Checkpoint:
         card = json.loads(card_path.read_text())
         version, found_kind, name = card["format_version"], card["kind"], str(card["name"])
         config, sizes = dict(card["config"]), {str(name): int(size) for name, size in card["sizes"].items()}
+        notes = {str(name): str(note) for name, note in card.get("notes", {}).items()}
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{card_path} cannot be read ({error!r}); train and save the agent again") from error
     if version != FORMAT_VERSION:
@@ -130,7 +136,7 @@ def read_checkpoint(folder: Path, *, kind: str) -> Checkpoint:
         tensors = load_file(tensor_path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{tensor_path} cannot be read ({error}); train and save the agent again") from error
-    return Checkpoint(name=name, folder=Path(folder), config=config, sizes=sizes, tensors=tensors)
+    return Checkpoint(name=name, folder=Path(folder), config=config, sizes=sizes, tensors=tensors, notes=notes)
 
 
 def config_from_card(cls: type[Config], values: Mapping[str, Any], folder: Path) -> Config:

@@ -16,6 +16,7 @@ from agents import Log, Observations, check_observations
 from agents.belief import (
     Belief,
     BeliefKind,
+    belief_notes,
     belief_tensors,
     check_belief_settings,
     learn_belief,
@@ -291,14 +292,23 @@ class IQLAgent:
         network, belief = self._trained(), self._belief
         assert belief is not None
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()} | belief_tensors(belief)
-        write_checkpoint(folder, kind="iql", name=self.name, config=self.config, sizes=self._sizes, tensors=tensors)
+        write_checkpoint(
+            folder,
+            kind="iql",
+            name=self.name,
+            config=self.config,
+            sizes=self._sizes,
+            tensors=tensors,
+            notes=belief_notes(belief),
+        )
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, posterior_from: str = "") -> Self:
         """Read an agent that :meth:`save` wrote.
 
         Args:
             folder: Its folder.
+            posterior_from: Folder of the user model of a privileged belief, where that is not where it was in training.
 
         Returns:
             An agent that chooses the same slates.
@@ -307,9 +317,10 @@ class IQLAgent:
             ValueError: If a file is missing, broken or of another kind, naming it.
         """
         stored = read_checkpoint(folder, kind="iql")
-        agent = cls(config_from_card(IQLConfig, stored.config, folder), name=stored.name)
+        elsewhere = {"posterior_from": posterior_from} if posterior_from else {}
+        agent = cls(config_from_card(IQLConfig, stored.config | elsewhere, folder), name=stored.name)
         tensors = dict(stored.tensors)
-        belief = restore_belief(agent.config.belief, agent.config.posterior_from, tensors, folder)
+        belief = restore_belief(agent.config.belief, agent.config.posterior_from, tensors, folder, stored.notes)
         agent._build(stored.size("embedding_dim"), stored.size("horizon"), belief, torch.Generator())
         load_weights(agent._trained(), tensors, folder)
         return agent

@@ -85,11 +85,10 @@ def _on_diffusion(
 ) -> Job:
     reward = REWARDS[0]
     arguments = (*shared, "images=diffusion", f"evaluation.n_episodes={episodes}", f"evaluation.batch_size={episodes}")
+    arguments += (f"agent={agent}", f"reward={reward}", "seed=0")
     if agent in LEARNERS:
         trained = runs_folder / experiment / agent / reward / "simulated" / "mini" / "surrogate" / "seed_0"
         arguments += (f"checkpoint='{trained}'",)
-    else:
-        arguments += (f"agent={agent}", f"reward={reward}", "seed=0")
     return Job(f"{agent} {reward} on diffusion", arguments, (f"{agent} {reward} seed 0",))
 
 

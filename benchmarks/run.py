@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import hydra
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,6 +29,7 @@ from benchmarks import runs
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
+from benchmarks.stopwatch import Stopwatch
 from benchmarks.tracking import Artifact, Tracker, make_tracker
 from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.trajectories import TrajectoryDataset, provenance
@@ -50,7 +52,8 @@ def run(settings: Settings) -> pathlib.Path:
     folder = settings.folder
     identity = run_identity(settings)
     if runs.is_finished(folder, identity):
-        logger.info("%s is finished, nothing to do", folder)
+        # A run is known by its configuration and weights; an agent's code may have been edited since.
+        logger.info("%s is finished, nothing to do; if the code changed, delete it or change agent.name", folder)
         return folder
     keep_freed_memory()
     runs.prepare(folder, identity)
@@ -68,7 +71,7 @@ def run(settings: Settings) -> pathlib.Path:
 
 
 def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> None:
-    began = time.monotonic()
+    watch = Stopwatch(folder)
     envs = make_environment(settings)
     try:
         agent = build_agent(settings.resolved["agent"], envs)
@@ -87,8 +90,10 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             dataset_id = None
             if isinstance(agent, LearningAgent):
                 agent, dataset_id = _learned(settings, agent, folder, tracker)
-            scores, seconds = _scored(settings, agent, envs, folder)
-            tracker.log(summary(scores) | {"evaluation/seconds": seconds})
+                watch.keep()
+            watch.start_evaluation()
+            scores = _scored(settings, agent, envs, folder, watch)
+            tracker.log(summary(scores) | {"evaluation/seconds": watch.evaluation})
             if settings.tracking.pictures:
                 _send_slates(settings, agent, tracker)
             runs.write_scores(folder / runs.SCORES, settings.key, scores)
@@ -100,7 +105,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
                 "git_revision": provenance.git_revision(CONFIG_FOLDER.parent),
                 "packages": provenance.package_versions(),
                 "environment": asdict(settings.environment),
-                "wall_seconds": round(time.monotonic() - began, 1),
+                "wall_seconds": round(watch.wall, 1),
             }
             _send_artifacts(settings, folder, tracker)
             tracker.outcome(folder / runs.SCORES, {name: metadata[name] for name in OF_OUTCOME})
@@ -108,6 +113,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             tracker.finish()
         write_json(folder / runs.METADATA, metadata)
         shutil.rmtree(folder / runs.PARTS, ignore_errors=True)
+        (folder / runs.SECONDS).unlink(missing_ok=True)
     finally:
         envs.close()
 
@@ -163,7 +169,7 @@ def _learned(
     if settings.resolved["checkpoint"] is not None:
         source = pathlib.Path(settings.resolved["checkpoint"])
         metadata = runs.read_json(source / runs.METADATA) or {}
-        return type(agent).load(source / runs.CHECKPOINT), metadata.get("dataset_id")
+        return _stored(agent, source / runs.CHECKPOINT), metadata.get("dataset_id")
     checkpoint = folder / runs.CHECKPOINT
     if not checkpoint.is_dir():
         dataset = training_data(settings)
@@ -177,7 +183,15 @@ def _learned(
             write_json(partial / "data.json", {"dataset_id": dataset_id, "parts": sorted(set(parts)) or [dataset_id]})
     dataset_id = (runs.read_json(checkpoint / "data.json") or {}).get("dataset_id")
     # The stored agent is the one that is scored, so that a checkpoint's scores are those of its run.
-    return type(agent).load(checkpoint), dataset_id
+    return _stored(agent, checkpoint), dataset_id
+
+
+def _stored(agent: LearningAgent, folder: pathlib.Path) -> LearningAgent:
+    """Read a trained agent; a privileged one may have been trained where its user model lay in another folder."""
+    posterior_from = getattr(getattr(agent, "config", None), "posterior_from", "")
+    kind: Any = type(agent)
+    made: LearningAgent = kind.load(folder, posterior_from=posterior_from) if posterior_from else kind.load(folder)
+    return made
 
 
 def _send_artifacts(settings: Settings, folder: pathlib.Path, tracker: Tracker) -> None:
@@ -198,9 +212,8 @@ def _prefixed(metrics: dict[str, float]) -> dict[str, float]:
     return {name if name == "step" else f"training/{name}": value for name, value in metrics.items()}
 
 
-def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path) -> tuple[EpisodeScores, float]:
+def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path, watch: Stopwatch) -> EpisodeScores:
     """Play what is missing, batch by batch; whole batches are kept on disk until all are there."""
-    began = time.monotonic()
     wanted, parts = settings.evaluation, []
     for first, n_episodes in batches(settings):
         path = part_path(folder, first, n_episodes)
@@ -208,9 +221,10 @@ def _scored(settings: Settings, agent: Agent, envs: Any, folder: pathlib.Path) -
             batch = replace(wanted, n_episodes=n_episodes)
             played = evaluate(agent, envs, batch, agent_seed=settings.resolved["seed"], first_episode=first)
             runs.write_scores(path, settings.key, played)
+            watch.keep()
         parts.append(runs.read_scores(path)[0][1])
         logger.info("%s: %d of %d episodes", settings.key.agent, first + n_episodes, wanted.n_episodes)
-    return concatenate(parts), time.monotonic() - began
+    return concatenate(parts)
 
 
 def summary(scores: EpisodeScores) -> dict[str, float]:
@@ -256,7 +270,7 @@ sys.path.append(str(pathlib.Path(__file__).parent / "plugins"))
 @hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="run")
 def main(config: DictConfig) -> str:
     """Run one configuration."""
-    return str(run(read_settings(config)))
+    return str(run(read_settings(config, HydraConfig.get().overrides.task)))
 
 
 if __name__ == "__main__":

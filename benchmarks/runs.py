@@ -25,9 +25,9 @@ CONFIG, SCORES, METRICS, METADATA, FAILURE = (
     "metadata.json",
     "failure.json",
 )
-CHECKPOINT, PARTS = "checkpoint", "parts"
+CHECKPOINT, PARTS, SECONDS = "checkpoint", "parts", "seconds.json"
 KEY_COLUMNS = ("experiment", "config_hash", "agent", "reward", "data", "world", "images", "split", "seed")
-OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, "metrics.csv", "started.json")
+OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, SECONDS, "metrics.csv", "started.json")
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ def is_finished(folder: pathlib.Path, identity: dict[str, str]) -> bool:
 def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
     """Make a run directory ready: keep what this run began before, clear what older models left.
 
+    A run that failed before it made anything, as a misspelt one does, leaves its directory to the corrected one.
+
     Args:
         folder: The run directory.
         identity: ``config_hash`` and ``models`` of the run that is about to begin.
@@ -172,6 +174,9 @@ def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
         ValueError: If the directory belongs to a run of another configuration.
     """
     began = read_json(folder / "started.json")
+    if began is not None and began.get("config_hash") != identity["config_hash"] and _failed_at_once(folder):
+        clear(folder)
+        began = None
     if began is not None and began.get("config_hash") != identity["config_hash"]:
         raise ValueError(
             f"{folder} holds a run of another configuration (hash {began.get('config_hash')}, now "
@@ -181,6 +186,13 @@ def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
         clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "started.json", identity)
+
+
+def _failed_at_once(folder: pathlib.Path) -> bool:
+    """Whether a run failed and made nothing; one that still runs, or was killed, has no failure in its directory."""
+    made = any((folder / name).exists() for name in (CHECKPOINT, PARTS, SCORES, METADATA))
+    has_metrics = (folder / METRICS).exists() and (folder / METRICS).stat().st_size > 0
+    return (folder / FAILURE).exists() and not made and not has_metrics
 
 
 def clear(folder: pathlib.Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import pasta_gym
-from benchmarks import runs
+from benchmarks import checkpoints, runs
 from benchmarks.evaluate import EvaluationConfig
 from benchmarks.tracking import TrackingConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
@@ -30,14 +30,13 @@ KEYS = (
     "evaluation",
     "experiment_name",
     "images",
+    checkpoints.MOVED,
     "reward",
     "runs",
     "seed",
     "shards",
     "tracking",
 )
-# What a checkpoint brings along when it is evaluated elsewhere.
-OF_CHECKPOINT = ("agent", "reward", "data", "data_name", "seed")
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,25 @@ class Settings:
         return self.key.folder(pathlib.Path(self.resolved["runs"]))
 
 
-def read_settings(config: DictConfig) -> Settings:
+def read_settings(config: DictConfig, overrides: Sequence[str] | None = None) -> Settings:
     """Check a composed configuration and make it typed.
 
+    Args:
+        config: The configuration.
+        overrides: What was said on the command line, if that is known. With ``checkpoint=RUN_DIR`` it counts even
+            where it is what the files say as well.
+
     Raises:
-        ValueError: If a key is unknown or a value out of range. Nothing has been run then.
+        ValueError: If a key is unknown, or a value out of range or at odds with the checkpoint. Nothing has run then.
     """
     resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     unknown = sorted(set(resolved) - set(KEYS))
     if unknown:
         raise ValueError(f"unknown keys {unknown}; known ones: {', '.join(KEYS)}")
-    if resolved["checkpoint"] is not None:
-        resolved = with_checkpoint(resolved)
     if resolved["env"].get("user_model") is not None:
         resolved["env"]["user_model"] = str(pathlib.Path(resolved["env"]["user_model"]).resolve())
+    if resolved["checkpoint"] is not None:
+        resolved = checkpoints.with_checkpoint(resolved, usual=usual_settings(), overrides=overrides)
     if resolved["reward"] not in REWARDS:
         raise ValueError(f"reward must be one of {REWARDS}, got {resolved['reward']!r}")
     if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
@@ -109,18 +113,18 @@ def read_settings(config: DictConfig) -> Settings:
     return Settings(resolved, environment, data, evaluation, instantiate(resolved["tracking"]), key)
 
 
-def with_checkpoint(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Take agent, reward, data and seed from the run that made the checkpoint.
-
-    Raises:
-        ValueError: If the folder holds no finished training.
-    """
-    source = pathlib.Path(resolved["checkpoint"]).resolve()
-    saved = runs.config_of_trained(source, f"checkpoint={resolved['checkpoint']}")
-    merged = {**resolved, **{name: saved[name] for name in OF_CHECKPOINT}, "checkpoint": str(source)}
-    if resolved["experiment_name"] == "default":
-        merged["experiment_name"] = saved["experiment_name"]
-    return merged
+def usual_settings() -> dict[str, Any]:
+    """Read the agent, reward, seed, name of the data and environment that a run has if nothing is said."""
+    base = OmegaConf.load(CONFIG_FOLDER / "run.yaml")
+    chosen = {name: part[name] for part in base.defaults if isinstance(part, DictConfig) for name in part}
+    files = {name: OmegaConf.load(CONFIG_FOLDER / name / f"{chosen[name]}.yaml") for name in ("agent", "env", "data")}
+    return {
+        "agent": OmegaConf.to_container(files["agent"]),
+        "env": OmegaConf.to_container(files["env"]),
+        "data_name": files["data"].data_name,
+        "reward": base.reward,
+        "seed": base.seed,
+    }
 
 
 def agent_name(agent: dict[str, Any]) -> str:
@@ -132,7 +136,8 @@ def agent_name(agent: dict[str, Any]) -> str:
 
 def config_hash(resolved: dict[str, Any]) -> str:
     """Hash everything that can move a score, and the experiment's name; not where results or weights lie."""
-    content = {name: value for name, value in resolved.items() if name not in ("runs", "shards", "tracking")}
+    left_out = ("runs", "shards", "tracking", checkpoints.MOVED)
+    content = {name: value for name, value in resolved.items() if name not in left_out}
     content["agent"], content["env"] = _by_content(resolved["agent"]), _by_content(resolved["env"])
     content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}

@@ -132,7 +132,7 @@ def plan(jobs: Sequence[Overrides], compose: Compose) -> list[Planned]:
     for overrides in jobs:
         name = job_name(overrides, keys)
         try:
-            settings = read_settings(composer(overrides))
+            settings = read_settings(composer(overrides), overrides)
             identity = run_identity(settings, models_of)
         except Exception as error:  # whatever it is, the other jobs can go on
             planned.append(Planned(overrides, name, None, f"{type(error).__name__}: {str(error).splitlines()[0]}"))

@@ -30,10 +30,11 @@ LONGEST_NAME = 150
 
 
 def job_name(overrides: Iterable[str], keys: Sequence[str]) -> str:
-    """Name a job by its values of the swept keys, fit for a file."""
+    """Name a job by its values of the swept keys, fit for a file; different values have different names."""
     own = ",".join(o for o in overrides if o.partition("=")[0] in keys) or "job"
     name = re.sub(r"[^\w.=,+-]", "_", own)
-    if len(name) > LONGEST_NAME:
+    # A name that had to be changed may be that of another job, as with a/b and a_b: the hash tells them apart.
+    if name != own or len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
     return name
 

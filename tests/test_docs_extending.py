@@ -119,6 +119,17 @@ def test_the_agent_of_the_page_is_in_the_table_after_its_five_steps(conf, monkey
     assert [row["agent"] for row in rows] == ["explorer"] * 4
     text, _ = report.write_report(tmp_path / "runs", n_replicates=20)
     assert "| explorer " in text
+    # What the page says of an edit: the class is another one, the run is the same until its folder is gone.
+    assert "delete the run's folder" in " ".join(section("An agent").split())
+
+    def edited(self, observations, seeds):
+        raise RuntimeError("the edited class")
+
+    monkeypatch.setattr("my_agents.Explorer.act", edited)
+    assert run.run(run.read_settings(made)) == folder
+    shutil.rmtree(folder)
+    with pytest.raises(RuntimeError, match="the edited class"):
+        run.run(run.read_settings(made))
 
 
 def test_the_image_model_of_the_page_keeps_the_contract(monkeypatch, tmp_path):

@@ -138,6 +138,39 @@ def test_a_privileged_belief_marks_the_agent_and_comes_from_the_user_model(data,
     assert not SlateQAgent().privileged
 
 
+@pytest.mark.parametrize(
+    ("agent_class", "config_class", "form"),
+    [(IQLAgent, IQLConfig, {}), (SlateQAgent, SlateQConfig, {"slate_value": "softmax"})],
+)
+def test_the_user_model_of_a_stored_privileged_agent_may_lie_elsewhere(
+    agent_class, config_class, form, data, observations, tmp_path, monkeypatch
+):
+    weights = {"here": b"1", "copied": b"1", "refitted": b"2"}
+    for name, content in weights.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "user_model.safetensors").write_bytes(content)
+
+    def load(path):
+        if not (tmp_path / path).is_dir():
+            raise ValueError(f"no {path}")
+        return UserModelStandIn(some_mixture(WORLD))
+
+    monkeypatch.setattr("agents.belief.load_user_model", load)
+    agent = agent_class(config_class(**SMALL, **form, belief="privileged", posterior_from=str(tmp_path / "here")))
+    agent.train(data, seed=0, log=lambda metrics: None)
+    agent.save(tmp_path / "agent")
+    (tmp_path / "here").rename(tmp_path / "gone")
+    with pytest.raises(
+        ValueError, match=r"needs its user model: no .*here; or pass load\(\.\.\., posterior_from=FOLDER\)"
+    ):
+        agent_class.load(tmp_path / "agent")
+    again = agent_class.load(tmp_path / "agent", posterior_from=str(tmp_path / "copied"))
+    assert again.config.posterior_from == str(tmp_path / "copied")
+    assert np.array_equal(again.act(observations, SEEDS), agent.act(observations, SEEDS))
+    with pytest.raises(ValueError, match=r"of weights \w{16}, but .*refitted has \w{16}; pass load"):
+        agent_class.load(tmp_path / "agent", posterior_from=str(tmp_path / "refitted"))
+
+
 NETWORK = {"embedding_dim": WORLD.embedding_dim, "horizon": WORLD.horizon, "n_components": 3}
 SHAPE = {"width": 16, "n_layers": 2}
 UNTRAINED = [

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -160,11 +161,20 @@ def test_a_line_after_each_job_has_the_time_that_is_left(tmp_path):
 
 def test_names_of_jobs_are_fit_for_files():
     assert sweep_progress.job_name(("seed=1", "agent=iql", "reward=dense"), ["seed", "agent"]) == "seed=1,agent=iql"
-    assert sweep_progress.job_name(("checkpoint='/a/b'",), ["checkpoint"]) == "checkpoint=__a_b_"
+    assert re.fullmatch(
+        "checkpoint=__a_b_-[0-9a-f]{8}", sweep_progress.job_name(("checkpoint='/a/b'",), ["checkpoint"])
+    )
     assert sweep_progress.job_name(("reward=dense",), []) == "job"
     names = {sweep_progress.job_name((f"checkpoint={'x' * 300}{i}",), ["checkpoint"]) for i in range(2)}
     assert len(names) == 2
     assert max(map(len, names)) < 200
+
+
+def test_jobs_that_differ_in_a_sign_no_file_name_has_keep_logs_of_their_own():
+    values = ("a/b", "a_b", "a:b", "[a,b]", "a b")
+    names = [sweep_progress.job_name((f"checkpoint={value}",), ["checkpoint"]) for value in values]
+    assert len(set(names)) == len(values)
+    assert names[1] == "checkpoint=a_b"
 
 
 def process(mode, folder, *arguments, timeout=280):

@@ -1,0 +1,129 @@
+"""A run directory that is used a second time: after a mistake, after a kill, after a change."""
+
+import json
+import logging
+import types
+
+import pytest
+
+from benchmarks import run as run_module
+from benchmarks import stopwatch
+from benchmarks.run import run
+from benchmarks.settings import read_settings
+
+MISSPELT = "+agent.typo=3"
+
+
+def test_a_misspelt_run_gives_way_to_the_corrected_one(configure):
+    wrong = read_settings(configure(MISSPELT))
+    with pytest.raises(Exception, match="typo"):
+        run(wrong)
+    assert (wrong.folder / "failure.json").exists()  # the report lists it until then
+    folder = run(read_settings(configure()))
+    assert folder == wrong.folder
+    assert (folder / "scores.csv").exists()
+    assert not (folder / "failure.json").exists()
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "parts", "metrics.jsonl", "metadata.json", "scores.csv"])
+def test_a_failed_run_that_made_something_keeps_its_directory(configure, left):
+    wrong = read_settings(configure(MISSPELT))
+    with pytest.raises(Exception, match="typo"):
+        run(wrong)
+    if "." in left:
+        (wrong.folder / left).write_text("{}\n")
+    else:
+        (wrong.folder / left).mkdir()
+    with pytest.raises(ValueError, match="holds a run of another configuration"):
+        run(read_settings(configure()))
+    assert (wrong.folder / left).exists()
+
+
+def test_a_run_that_has_not_failed_keeps_its_directory(configure):
+    wrong = read_settings(configure(MISSPELT))
+    with pytest.raises(Exception, match="typo"):
+        run(wrong)
+    (wrong.folder / "failure.json").unlink()  # as while it still runs
+    with pytest.raises(ValueError, match="holds a run of another configuration"):
+        run(read_settings(configure()))
+
+
+def test_a_finished_run_says_what_to_do_after_an_edit_of_the_agents_code(configure, caplog):
+    folder = run(read_settings(configure()))
+    with caplog.at_level(logging.INFO, "benchmarks.run"):
+        run(read_settings(configure()))
+    said = f"{folder} is finished, nothing to do; if the code changed, delete it or change agent.name"
+    assert said in caplog.messages
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(stopwatch, "time", types.SimpleNamespace(monotonic=made.monotonic))
+    return made
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("killed_in", "played"), [(1, [0, 0, 4, 8]), (2, [0, 4, 4, 8])])
+def test_a_run_that_was_killed_counts_the_seconds_of_all_that_was_kept(
+    configure, clock, monkeypatch, killed_in, played
+):
+    """Training takes 1000 s and each of three batches 20 s; the process dies 7 s into the first or second batch."""
+    batches, train, evaluate = [], run_module.training_data, run_module.evaluate
+
+    def slow_data(settings):
+        clock.now += 1000
+        return train(settings)
+
+    def slow(*arguments, **named):
+        batches.append(named["first_episode"])
+        if len(batches) == killed_in:
+            clock.now += 7
+            raise KeyboardInterrupt
+        clock.now += 20
+        return evaluate(*arguments, **named)
+
+    monkeypatch.setattr(run_module, "training_data", slow_data)
+    monkeypatch.setattr(run_module, "evaluate", slow)
+    settings = read_settings(configure())
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    clock.now += 5000  # nobody worked on it
+    folder = run(settings)
+    assert batches == played
+    assert json.loads((folder / "metadata.json").read_text())["wall_seconds"] == 1060
+    assert metrics_of(folder)[-1]["evaluation/seconds"] == 60
+    assert not (folder / "seconds.json").exists()
+
+
+def test_a_run_on_other_weights_starts_its_clock_anew(configure, clock, monkeypatch):
+    real = run_module.evaluate
+
+    def slow(*arguments, **named):
+        clock.now += 20
+        if named["first_episode"] == 8 and clock.now < 1000:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(run_module, "evaluate", slow)
+    settings = read_settings(configure())
+    with pytest.raises(KeyboardInterrupt):
+        run(settings)
+    assert json.loads((settings.folder / "seconds.json").read_text()) == {"wall": 40, "evaluation": 40}
+    clock.now += 5000
+    monkeypatch.setattr(run_module.provenance, "folder_hashes", lambda path: {"new": "weights"})
+    folder = run(settings)
+    assert json.loads((folder / "metadata.json").read_text())["wall_seconds"] == 60
