@@ -183,6 +183,7 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         return np.stack([np.asarray(t[name])[:n_wanted] for t in turns], axis=1)
 
     prompts, embeddings = embedded.tables()
+    ids_are_prompts = getattr(envs.world.prompt_book, "ids_are_prompts", False)
     return storage.Shard(
         first_episode=first,
         environment_seeds=seeds[:n_wanted].astype(np.int64),
@@ -197,6 +198,8 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         rewards=stacked("rewards").astype(np.float64),
         prompts=prompts,
         prompt_embeddings=embeddings,
+        # Another process that goes on with this collection has never met these ids.
+        prompt_texts=() if ids_are_prompts else tuple(envs.texts(prompts)),
     )
 
 

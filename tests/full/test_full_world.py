@@ -19,7 +19,8 @@ from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_preset
 from pasta_gym.images import CachedImages, DiffusionImages
 from pasta_gym.mini.weights import weights_directory
-from pasta_gym.trajectories import EnvironmentConfig
+from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
+from pasta_gym.trajectories.storage import read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
 from tests.images.tiny_pipelines import quiet, tiny_config, write_tiny_flux
 
@@ -152,6 +153,26 @@ def test_what_was_made_in_a_world_is_filed_under_its_models(config):
     assert {name for name in names if names[name] != changed[name]} == {"images"}
     assert EnvironmentConfig(world=config).world_name == "tiny-flux"
     assert dataclasses.asdict(EnvironmentConfig(world=config))["world"]["image_model"]["steps"] == 2
+
+
+LOGGED = {"images": "diffusion", "slate_size": 2, "images_per_prompt": 1, "horizon": 2}
+
+
+def test_a_killed_collection_goes_on_in_a_process_that_has_met_no_prompt(config, tmp_path):
+    logged = CollectionConfig(EnvironmentConfig(world=config, **LOGGED), n_episodes=4, shard_size=2)
+
+    def kill(done, _):
+        raise KeyboardInterrupt(done)
+
+    with quiet():
+        whole = collect(logged, root=tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt, match="2"):
+            collect(logged, root=tmp_path / "cut", progress=kill)
+        make_world.cache_clear()  # a new process has a new prompt book
+        went_on = collect(logged, root=tmp_path / "cut")
+    assert went_on.name == whole.name
+    assert read_prompt_texts(went_on) == read_prompt_texts(whole)
+    assert any(text.startswith("a cat number") for text in read_prompt_texts(went_on))
 
 
 def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
