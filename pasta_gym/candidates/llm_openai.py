@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,7 @@ class OpenAIConfig:
 
     Attributes:
         concurrency: Most requests at once.
-        timeout: Seconds that one request may take, however slowly its bytes come; up to twice that if the server falls
-            silent half-way.
+        timeout: Seconds that one request may take, however slowly its bytes come.
         n_retries: How often a request is sent again after a failure that may pass.
         first_wait: Seconds before the first retry, about doubled each time; a server's Retry-After counts instead.
         max_wait: Longest wait before a retry in seconds.
@@ -199,13 +198,18 @@ class OpenAIChat:
 
     def _ask(self, request: ChatRequest, sampling: Sampling) -> ChatReply:
         """Send a request once and read the answer before its time is up."""
+        body = _request_body(request, sampling, self.model, self.config)
+        answer = within(self.config.timeout, lambda: self._send(body))
+        return reply_from_stream(answer) if self.config.stream else reply_from_json(answer)
+
+    def _send(self, body: dict[str, Any]) -> bytes:
+        """Send a request's body and return its answer's."""
         import openai
 
         deadline = time.monotonic() + self.config.timeout
         try:
-            body = _request_body(request, sampling, self.model, self.config)
             with self._client.chat.completions.with_streaming_response.create(**body) as response:
-                answer = _read(response.iter_bytes(), deadline)
+                return _read(response.iter_bytes(), deadline)
         except openai.APIStatusError as error:
             told = f"the server answered {error.status_code}: {_short(error.message)}"
             if error.status_code in _RETRIED:
@@ -215,7 +219,15 @@ class OpenAIChat:
             raise _PassingError(f"no answer within {self.config.timeout} s") from error
         except openai.APIConnectionError as error:
             raise _UnreachableError(f"no connection to {self._client.base_url}: {_short(error.__cause__)}") from error
-        return reply_from_stream(answer) if self.config.stream else reply_from_json(answer)
+        except (
+            _PassingError,
+            openai.OpenAIError,
+            TypeError,
+            ValueError,
+        ):  # the last two: a body that cannot be written
+            raise
+        except Exception as error:  # of the HTTP library: the client lets them through where it reads a refusal's body
+            raise _PassingError(f"the connection broke off ({type(error).__name__})") from error
 
 
 class _PassingError(Exception):
@@ -228,6 +240,26 @@ class _PassingError(Exception):
 
 class _UnreachableError(_PassingError):
     """There is no connection to the server."""
+
+
+def within(seconds: float, call: Callable[[], bytes]) -> bytes:
+    """Return what a call returns or raise what it raises; a call that takes too long is left to itself.
+
+    The client's timeout is for each read alone, and it reads heads and refusals by itself: only who stands beside it
+    can end them.
+    """
+    outcome: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([outcome], seconds).done:
+        raise _PassingError(f"no whole answer within {seconds} s")
+    return outcome.result()
 
 
 def reply_from_json(answer: bytes) -> ChatReply:
@@ -304,7 +336,7 @@ def _url(picture: ImageArray) -> str:
 
 
 def _read(chunks: Iterable[bytes], deadline: float) -> bytes:
-    """Read an answer. The client's timeout is for each read: a server that drips bytes would never meet it."""
+    """Read an answer; one that nobody waits for any more stops at its next byte."""
     answer = b""
     try:
         for chunk in chunks:

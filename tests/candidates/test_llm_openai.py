@@ -70,15 +70,24 @@ def test_a_request_holds_what_was_asked():
         answer(b'{"choices"', headers={"Content-Length": "100"}),
         answer(completion("late"), delay=1.0),
         answer(completion("drop by drop"), drip=0.1),
+        answer(b'{"err', 500, {"Content-Length": "100"}),
+        answer(b"oops", 500, {"Content-Encoding": "gzip"}),
+        answer(b"zz\r\n", 503, {"Transfer-Encoding": "chunked"}),
+        answer(b" " * 60, 500, drip=0.1),
+        answer(b"  ", 500, drip=1.5),
+        answer(b"", head_drip=0.1),
     ],
-    ids=["429", "500", "502", "broken JSON", "no choice", "a list", "cut body", "silence", "slow body"],
+    ids=[
+        *("429", "500", "502", "broken JSON", "no choice", "a list", "cut body", "silence", "slow body"),
+        *("cut 500", "500 in bad gzip", "503 in bad chunks", "slow 500", "silent 500", "slow head"),
+    ],
 )
 def test_what_may_pass_is_tried_again(trouble):
     waits = []
     with serving(trouble, OK) as (record, url):
         begin = time.monotonic()
         assert ask(url, waits=waits, timeout=0.4) == [REPLY]
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 2.5  # the timeout once, and a busy machine
     assert len(record.requests) == 2
     assert len(waits) == 1
     assert 0.5 <= waits[0] <= 1
