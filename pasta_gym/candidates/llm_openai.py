@@ -102,8 +102,8 @@ class OpenAIChat:
     """A model behind an OpenAI-compatible server.
 
     Failures that may pass (429, 5xx, broken connections and answers, timeouts) are retried, then reported in the
-    reply's ``error``. Others (a wrong key, no such model, a request that is refused, a server that is not there) raise,
-    because every request would fail.
+    reply's ``error``. Others (a wrong key, no such model, a request that is refused, a server that none of the requests
+    reached) raise, because every request would fail.
 
     Args:
         model: The model's name on the server.
@@ -166,24 +166,29 @@ class OpenAIChat:
         """
         if not requests:
             return []
+        reached = threading.Event()
         with ThreadPoolExecutor(max_workers=min(self.config.concurrency, len(requests))) as pool:
-            futures = [pool.submit(self._persist, request, sampling) for request in requests]
+            futures = [pool.submit(self._persist, request, sampling, reached) for request in requests]
             try:
                 return [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _persist(self, request: ChatRequest, sampling: Sampling) -> ChatReply:
-        """Ask until there is a reply or the retries are used up."""
+    def _persist(self, request: ChatRequest, sampling: Sampling, reached: threading.Event) -> ChatReply:
+        """Ask until there is a reply or the retries are used up; ``reached`` is set by the first that gets through."""
         error = ""
         for attempt in range(self.config.n_retries + 1):
             self._limiter.wait()
             try:
-                return self._ask(request, sampling)
+                reply = self._ask(request, sampling)
+                reached.set()
+                return reply
             except _PassingError as failure:
                 error = str(failure)
-                if attempt == self.config.n_retries and isinstance(failure, _UnreachableError):
+                if not isinstance(failure, _UnreachableError):
+                    reached.set()
+                elif attempt == self.config.n_retries and not reached.is_set():
                     raise ChatModelError(f"{error} ({attempt + 1} attempts); is the server running?") from failure
                 if attempt < self.config.n_retries:
                     self._sleep(self._wait_seconds(failure.retry_after, request.seed, attempt))
@@ -218,7 +223,11 @@ class OpenAIChat:
         except openai.APITimeoutError as error:
             raise _PassingError(f"no answer within {self.config.timeout} s") from error
         except openai.APIConnectionError as error:
-            raise _UnreachableError(f"no connection to {self._client.base_url}: {_short(error.__cause__)}") from error
+            if type(error.__cause__).__name__ == "ConnectError":  # by name: the library differs between its versions
+                raise _UnreachableError(
+                    f"no connection to {self._client.base_url}: {_short(error.__cause__)}"
+                ) from error
+            raise _PassingError(f"the connection broke off ({_short(error.__cause__)})") from error
         except (
             _PassingError,
             openai.OpenAIError,

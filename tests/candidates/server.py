@@ -20,7 +20,7 @@ def stream(*pieces, finish="stop"):
 
 
 class Server:
-    """Plays a list of answers as ``answer`` makes them; the last one again and again."""
+    """Plays a list of answers as ``answer`` makes them, the last again and again; or asks a function of the body."""
 
     def __init__(self, *script):
         self.script = list(script)
@@ -33,6 +33,8 @@ class Server:
             self.requests.append(request)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
+            if callable(self.script[0]):
+                return self.script[0](request[2])
             return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
     def leave(self):
@@ -41,7 +43,7 @@ class Server:
 
 
 def answer(body, status=200, headers=(), drip=0.0, delay=0.0, head_drip=0.0):
-    """One entry of a server's script; the body is bytes, or plain data to be written as JSON.
+    """One entry of a server's script; the body is bytes, or plain data to be written as JSON; no status: no answer.
 
     ``delay`` seconds pass before the head, ``head_drip`` and ``drip`` between bytes of the head and of the body.
     """
@@ -57,6 +59,10 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, payload, drip, delay, head_drip = self.server.script.take(
             (self.path, dict(self.headers), body)
         )
+        if status is None:  # hang up without a word
+            self.close_connection = True
+            self.server.script.leave()
+            return
         with contextlib.suppress(OSError):  # the client may have gone
             time.sleep(delay)
             for byte in b"HTTP/1.1 200 OK\r\nX-Slow: yes" if head_drip else b"":
@@ -92,6 +98,7 @@ def serving(*script):
     http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     http.daemon_threads = True
     http.script = record
+    record.stop_listening = http.socket.close
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

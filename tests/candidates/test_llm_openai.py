@@ -136,6 +136,35 @@ def test_a_server_that_is_not_there_is_raised_after_the_retries():
     assert len(waits) == 2
 
 
+def test_a_request_that_a_server_hangs_up_on_fails_alone():
+    hangs_up = answer(b"", None)
+
+    def one_of_them(body):
+        return hangs_up if body["messages"][0]["content"] == "number 1" else OK
+
+    with serving(one_of_them) as (record, url):
+        replies = ask(url, 4, n_retries=1)
+    assert [reply.text for reply in replies] == [REPLY.text, "", REPLY.text, REPLY.text]
+    assert replies[1].error.startswith("the connection broke off")
+    assert replies[1].error.endswith("(2 attempts)")
+    assert len(record.requests) == 5
+    with serving(hangs_up) as (_, url):
+        assert [reply.text for reply in ask(url, 2)] == ["", ""]  # a server is there
+
+
+def test_a_server_that_goes_away_in_the_middle_fails_the_rest_of_its_batch_and_ends_the_next():
+    def last_words(_):
+        record.stop_listening()
+        return answer(completion("* Light\n- a fox"), headers={"Connection": "close"})
+
+    with serving(last_words) as (record, url):
+        first, second = ask(url, 2, n_retries=1, concurrency=1)
+        assert first == REPLY
+        assert second.error.startswith(f"no connection to {url}")
+        with pytest.raises(ChatModelError, match="is the server running"):
+            ask(url, 2, n_retries=1)
+
+
 def test_streams_are_put_together_and_broken_ones_asked_again():
     whole = answer(stream("* Light\n", "- a fox"), headers={"Content-Type": "text/event-stream"})
     for broken in (
