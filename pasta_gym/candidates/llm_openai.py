@@ -22,6 +22,7 @@ from pasta_gym.seeding import mix, uniforms
 from pasta_gym.types import ImageArray
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_OF_THE_REQUEST = frozenset({400, 413, 422})  # a content filter, too long: other requests may do
 _MAX_BODY = 10_000_000
 
 
@@ -102,8 +103,8 @@ class OpenAIChat:
     """A model behind an OpenAI-compatible server.
 
     Failures that may pass (429, 5xx, broken connections and answers, timeouts) are retried, then reported in the
-    reply's ``error``. Others (a wrong key, no such model, a request that is refused, a server that none of the requests
-    reached) raise, because every request would fail.
+    reply's ``error``. What a server refuses one request for (400, 413, 422) is reported there at once. Others (a wrong
+    key, no such model, a server that none of the requests reached) raise, because every request would fail.
 
     Args:
         model: The model's name on the server.
@@ -162,7 +163,7 @@ class OpenAIChat:
         """Reply to each request, several at once.
 
         Raises:
-            ChatModelError: If the server refuses what it is asked.
+            ChatModelError: If the server refuses whatever it is asked; ``replies`` has those that came before.
         """
         if not requests:
             return []
@@ -171,8 +172,12 @@ class OpenAIChat:
             futures = [pool.submit(self._persist, request, sampling, reached) for request in requests]
             try:
                 return [future.result() for future in futures]
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(cancel_futures=True)
+                if isinstance(error, ChatModelError):
+                    error.replies = tuple(
+                        None if future.cancelled() or future.exception() else future.result() for future in futures
+                    )
                 raise
 
     def _persist(self, request: ChatRequest, sampling: Sampling, reached: threading.Event) -> ChatReply:
@@ -184,6 +189,9 @@ class OpenAIChat:
                 reply = self._ask(request, sampling)
                 reached.set()
                 return reply
+            except _RefusedError as failure:
+                reached.set()
+                return ChatReply("", error=str(failure))
             except _PassingError as failure:
                 error = str(failure)
                 if not isinstance(failure, _UnreachableError):
@@ -219,7 +227,9 @@ class OpenAIChat:
             told = f"the server answered {error.status_code}: {_short(error.message)}"
             if error.status_code in _RETRIED:
                 raise _PassingError(told, retry_after_seconds(error.response.headers)) from error
-            raise ChatModelError(f"{told}; check the model {self.model!r}, the key and the request's size") from error
+            if error.status_code in _OF_THE_REQUEST:
+                raise _RefusedError(told) from error
+            raise ChatModelError(f"{told}; check the model {self.model!r}, the key and base_url") from error
         except openai.APITimeoutError as error:
             raise _PassingError(f"no answer within {self.config.timeout} s") from error
         except openai.APIConnectionError as error:
@@ -245,6 +255,10 @@ class _PassingError(Exception):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class _RefusedError(Exception):
+    """The server will not answer this request, however often it is asked."""
 
 
 class _UnreachableError(_PassingError):

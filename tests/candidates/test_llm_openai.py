@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from pasta_gym.candidates.llm_cache import CachedChat
 from pasta_gym.candidates.llm_chat import ChatModelError, ChatReply, ChatRequest, Message, Sampling
 from pasta_gym.candidates.llm_openai import OpenAIChat, OpenAIConfig, RateLimiter, retry_after_seconds
 
@@ -119,7 +120,39 @@ def test_retry_after_counts_up_to_the_longest_wait():
     assert retry_after_seconds({}) is None
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refusal_of_one_request_is_its_own(status):
+    def filtered(body):
+        is_refused = body["messages"][0]["content"] == "number 1"
+        return answer({"error": {"message": "filtered"}}, status) if is_refused else OK
+
+    with serving(filtered) as (record, url):
+        replies = ask(url, 3)
+    assert [reply.text for reply in replies] == [REPLY.text, "", REPLY.text]
+    assert f"answered {status}" in replies[1].error
+    assert "filtered" in replies[1].error
+    assert len(record.requests) == 3  # the same request would be refused again
+
+
+def test_replies_that_came_before_a_refusal_of_everything_are_kept(tmp_path):
+    def locked_out(body):
+        is_refused = body["messages"][0]["content"] == "number 2"
+        return answer({"error": {"message": "quota"}}, 401) if is_refused else OK
+
+    requests = [ChatRequest((Message("user", (f"number {i}",)),), seed=i << 32) for i in range(4)]
+    with serving(locked_out) as (record, url):
+        inner = OpenAIChat("tiny", base_url=url, api_key="secret", config=OpenAIConfig(concurrency=1))
+        chat = CachedChat(inner, tmp_path)
+        with contextlib.closing(inner):
+            with pytest.raises(ChatModelError, match="401") as caught:
+                chat.complete(requests, Sampling())
+            assert caught.value.replies[:3] == (REPLY, REPLY, None)
+            n_asked = len(record.requests)
+            assert chat.complete(requests[:2], Sampling()) == [REPLY, REPLY]
+            assert len(record.requests) == n_asked
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
 def test_what_will_not_pass_is_raised_at_once(status):
     with serving(answer({"error": {"message": "no such thing"}}, status)) as (record, url):
         with pytest.raises(ChatModelError, match=rf"answered {status}.*check the model 'tiny'"):
