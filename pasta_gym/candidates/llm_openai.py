@@ -298,7 +298,7 @@ def reply_from_stream(answer: bytes) -> ChatReply:
     """Put the body of a streamed chat completion together; one without its end is as good as none."""
     text, reason = "", None
     try:
-        for line in answer.decode("utf-8").splitlines():
+        for line in answer.decode("utf-8").split("\n"):  # splitlines would also split at characters within the text
             data = line.removeprefix("data:").strip()
             if not line.startswith("data:") or data == "[DONE]":
                 continue

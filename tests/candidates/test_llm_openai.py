@@ -2,6 +2,7 @@ import base64
 import contextlib
 import importlib.util
 import io
+import json
 import pathlib
 import time
 
@@ -210,6 +211,17 @@ def test_streams_are_put_together_and_broken_ones_asked_again():
         assert [body["stream"] for _, _, body in record.requests] == [True, True]
     with serving(answer(stream("- a", finish="length"))) as (_, url):
         assert ask(url, stream=True) == [ChatReply("- a", is_truncated=True)]
+
+
+def test_a_stream_is_taken_apart_at_newlines_alone():
+    text = "- a fox\u2028in fog\u0085- a\x0bhare\x1c"
+    whole = stream(text).decode().replace(json.dumps(text), json.dumps(text, ensure_ascii=False))
+    assert "\u2028" in whole
+    assert "\u0085" in whole
+    for ending in ("\n", "\r\n"):
+        with serving(answer(whole.replace("\n", ending).encode())) as (record, url):
+            assert ask(url, stream=True) == [ChatReply(text)]
+        assert len(record.requests) == 1
 
 
 def test_odd_contents():
