@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines
+from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines, without_thoughts
 from pasta_gym.candidates.llm_words import count_words, cut_at_clause
 
 MAX_CHARACTERS = 100_000
@@ -63,7 +63,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
         max_words: Most words of a prompt.
         is_truncated: Whether the answer stops in the middle; its last prompt is then dropped.
     """
-    text = text[:MAX_CHARACTERS]
+    text = without_thoughts(text[:MAX_CHARACTERS])
     lines = read_lines(text)
     readings = [_json(text), _table(lines), *_line_readings(lines, n_per_category)]
     # Titles first: a reading that takes them for prompts fills one place more for each.

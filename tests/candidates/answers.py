@@ -3,6 +3,7 @@
 import json
 
 ASKED = "asked for"
+DRAFT = "* no\n- not this\n- nor this\n- or that\n- never this\n- by no means\n"
 
 
 def _lists(title, item, between="\n"):
@@ -48,6 +49,13 @@ LAYOUTS = {
     "bold items": _lists(lambda k, t: f"## {t}", lambda j, p: f"- **{p}**"),
     "fence": _fenced(_lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}")),
     "thoughts": lambda grid: "<think>\n* no\n- not this\n</think>\n" + LAYOUTS[ASKED](grid),
+    "thoughts that the template began": lambda grid: (
+        DRAFT + json.dumps({"no": ["not this", "nor this"]}) + "\n</think>\n" + LAYOUTS[ASKED](grid)
+    ),
+    "thoughts in brackets": lambda grid: f"[THINK]{DRAFT}[/THINK]" + LAYOUTS[ASKED](grid),
+    "thoughts twice": lambda grid: f"{DRAFT}</think><think>\n{DRAFT}</think>\n" + LAYOUTS[ASKED](grid),
+    "thoughts in an object": lambda grid: '<think>{"no": ["not this"]}</think>' + _as_object(grid),
+    "thoughts with an echo": lambda grid: "<think>a <think> b</think>- not this</think>" + LAYOUTS[ASKED](grid),
     "talk": lambda grid: f"Sure! Here are your prompts:\n\n{LAYOUTS[ASKED](grid)}\n\nShall I write more of them?",
     "list before": lambda grid: f"What I see:\n- dusk wins\n- no people\n\n{LAYOUTS[ASKED](grid)}",
     "carriage returns": lambda grid: LAYOUTS[ASKED](grid).replace("\n", "\r\n"),

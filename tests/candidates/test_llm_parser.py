@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pasta_gym.candidates.llm_fallback import completed
 from pasta_gym.candidates.llm_grid import Grid, sameness
-from pasta_gym.candidates.llm_lines import clean_prompt, clean_title
+from pasta_gym.candidates.llm_lines import clean_prompt, clean_title, without_thoughts
 from pasta_gym.candidates.llm_parser import Category, Parsed, parse
 from pasta_gym.candidates.llm_prompt import ConversationText
 from pasta_gym.candidates.llm_words import CHARACTERS_PER_WORD, count_words, cut_at_clause, cut_words
@@ -62,6 +62,22 @@ def test_every_layout_is_read_word_for_word(layout):
 )
 def test_an_item_is_cleaned(written, prompt):
     assert clean_prompt(written) == prompt
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("a<think>b</think>c<thinking>d</thinking>e", "ace"),
+        ("b</think>c", "c"),
+        ("b</THINKING> c</think>d", "d"),
+        ("a<think>b</think>c</think>d", "d"),
+        ("a[THINK]b", "a"),
+        ("b[/think]c<think>d", "c"),
+        ("a <thinker> b", "a <thinker> b"),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(answer, kept):
+    assert without_thoughts(answer) == kept
 
 
 def test_titles_lose_their_numbers_marks_and_length():
@@ -215,7 +231,7 @@ MARKS = [
     ",",
     "|",
 ]
-MARKS += ["a fox", "fog", "狐狸", "<think>", "</think>", "\u2028", "\ud83d", "\\"]
+MARKS += ["a fox", "fog", "狐狸", "<think>", "</think>", "[/THINK]", "\u2028", "\ud83d", "\\"]
 _sentences = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 _prompts = st.one_of(_sentences, st.text(max_size=80), st.just("an old dream"))
 _grids = st.lists(st.tuples(st.text(max_size=20), st.lists(_prompts, max_size=5)), max_size=8)
@@ -275,6 +291,8 @@ def test_the_rules_have_sixty_prompts_for_the_tightest_budget(max_words, chosen)
 ENDLESS = (
     "* ",
     "<think>",
+    "</think>",
+    "[THINK]a[/THINK]",
     "a, ",
     "- a, b\n",
     "**a",
