@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,6 +25,12 @@ _MAX_ITEMS = 2000
 _MAX_DEPTH = 6
 _TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
 _PROMPT_KEYS = ("prompt", "text", "candidate", "new_prompt", "description", "content")
+_PROMPT_COLUMN = re.compile(
+    r"(?:(?:new|next|expanded|revised|rewritten) )?(?:prompt|candidate|expansion)s?(?: (?:candidate|expansion|text)s?)?"
+    r"(?: ?#?\d{1,2})?",
+    re.IGNORECASE,
+)
+_TITLE_COLUMN = re.compile(r"(?:category|theme|group|title)(?: (?:title|name))?", re.IGNORECASE)
 
 # A reading before cleaning: titles and items as they were written.
 _Reading: TypeAlias = list[tuple[str, list[str]]]
@@ -188,20 +195,30 @@ def _paragraphs(lines: Sequence[Line], n_per_category: int) -> _Reading:
 
 
 def _table(lines: Sequence[Line]) -> _Reading:
-    """Read the rows of a Markdown table: the longest cell is the prompt, the first other one in words its title."""
+    """Read the rows of a Markdown table: prompts stand in the columns of that name, else in the longest cell.
+
+    Their title stands in the column of that name, else in the first other cell in words.
+    """
     reading: _Reading = []
+    above: list[str] = []
+    columns: list[int] = []
+    title_columns: list[int] = []
     for line in lines:
         cells = [cell.strip() for cell in line.text.strip("|").split("|")]
         if not line.text.startswith("|") or len(cells) < 2:
             continue
         if all(set(cell) <= set("-: ") for cell in cells):
             reading = []  # what stands above this rule are the names of the columns
+            columns = [i for i, name in enumerate(above) if _PROMPT_COLUMN.fullmatch(clean_title(name))]
+            title_columns = [i for i, name in enumerate(above) if _TITLE_COLUMN.fullmatch(clean_title(name))]
             continue
-        prompt = max(cells, key=len)
-        title = next((cell for cell in cells if cell != prompt and any(map(str.isalpha, cell))), "")
+        above = cells
+        prompts = [cells[i] for i in columns if i < len(cells)] or [max(cells, key=len)]
+        named = [cells[i] for i in title_columns if i < len(cells)]
+        title = next((cell for cell in [*named, *cells] if cell not in prompts and any(map(str.isalpha, cell))), "")
         if not reading or reading[-1][0] != title:
             reading.append((title, []))
-        reading[-1][1].append(prompt)
+        reading[-1][1].extend(prompts)
     return reading
 
 

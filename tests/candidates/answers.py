@@ -3,6 +3,7 @@
 import json
 
 ASKED = "asked for"
+WHY = "because so many words about what this person may like seem to have helped all of the people before with"
 DRAFT = "* no\n- not this\n- nor this\n- or that\n- never this\n- by no means\n"
 
 
@@ -68,6 +69,22 @@ LAYOUTS = {
     "wrapped object": lambda grid: json.dumps({"categories": [{"title": t, "prompts": ps} for t, ps in grid]}),
     "table": lambda grid: (
         "| Category | Prompt |\n|---|---|\n" + "\n".join(f"| {t} | {p} |" for t, ps in grid for p in ps)
+    ),
+    "table with reasons": lambda grid: (
+        "| # | Category | **New prompt** | Why this prompt |\n|--:|:--|:--|:--|\n"
+        + "\n".join(f"| {i} | {t} | {p} | {WHY} {t} |" for t, ps in grid for i, p in enumerate(ps, 1))
+    ),
+    "table that begins with reasons": lambda grid: (
+        "| Reason | Category title | Prompt |\n|--|--|--|\n"
+        + "\n".join(f"| {WHY} {p} | {t} | {p} |" for t, ps in grid for p in ps)
+    ),
+    "table of rows": lambda grid: (
+        "| Why | Theme | "
+        + " | ".join(f"Prompt {j + 1}" for j in range(5))
+        + " |\n"
+        + "|---" * 7
+        + "|\n"
+        + "\n".join(f"| 7 | {t} | {' | '.join(ps)} |" for t, ps in grid)
     ),
 }
 WITHOUT_TITLES = {"flat", "lists of lists"}
