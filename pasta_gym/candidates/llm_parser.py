@@ -24,12 +24,15 @@ _MAX_TITLE_WORDS = 8
 _MAX_ITEMS = 2000
 _MAX_DEPTH = 6
 _TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
+_CATEGORY_KEYS = ("category", "category_title", "category_name")
 _PROMPT_KEYS = ("prompt", "text", "candidate", "new_prompt", "description", "content")
 _PROMPT_COLUMN = re.compile(
     r"(?:(?:new|next|expanded|revised|rewritten) )?(?:prompt|candidate|expansion)s?(?: (?:candidate|expansion|text)s?)?"
     r"(?: ?#?\d{1,2})?",
     re.IGNORECASE,
 )
+_BETWEEN_JSON = re.compile(r"(?:[\s,;]|```(?:jsonl?\b)?)*+", re.IGNORECASE)
+_SEMICOLON = re.compile("[;\uff1b]")
 _TITLE_COLUMN = re.compile(r"(?:category|theme|group|title)(?: (?:title|name))?", re.IGNORECASE)
 
 # A reading before cleaning: titles and items as they were written.
@@ -80,6 +83,9 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
             [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
             key=lambda r: _filled(r, n_categories, n_per_category),
         )
+    on_lines = _lists_on_lines(lines, n_per_category)
+    if _filled(on_lines, n_categories, n_per_category) > _filled(reading, n_categories, n_per_category):
+        reading = on_lines
     if is_truncated and reading and reading[-1][1]:
         reading = [*reading[:-1], (reading[-1][0], reading[-1][1][:-1])]
     return _cleaned(reading, max_words)
@@ -194,6 +200,19 @@ def _paragraphs(lines: Sequence[Line], n_per_category: int) -> _Reading:
     return [(title, items) for title, items in reading if items]
 
 
+def _lists_on_lines(lines: Sequence[Line], n_per_category: int) -> _Reading:
+    """Read lines that each hold a whole category, with semicolons: "Light: one; two; three"."""
+    reading: _Reading = []
+    for line in lines:
+        items = [item for item in map(str.strip, _SEMICOLON.split(line.text)) if item]
+        if not len(items) >= n_per_category > 1:
+            continue
+        title, colon, first = items[0].replace("\uff1a", ":").partition(":")
+        is_titled = bool(colon) and len(title.split()) <= _MAX_TITLE_WORDS
+        reading.append((title, [first, *items[1:]]) if is_titled else ("", items))
+    return reading
+
+
 def _table(lines: Sequence[Line]) -> _Reading:
     """Read the rows of a Markdown table: prompts stand in the columns of that name, else in the longest cell.
 
@@ -237,7 +256,7 @@ def _ungrouped(reading: _Reading, lines: Sequence[Line], n_categories: int, n_pe
 
 
 def _json(text: str) -> _Reading:
-    """Read the first JSON value of an answer that holds prompts, wherever it stands."""
+    """Read the first JSON value that holds prompts, wherever it stands, and those that follow it at once."""
     decoder = json.JSONDecoder()
     start = -1
     for _ in range(20):
@@ -245,13 +264,29 @@ def _json(text: str) -> _Reading:
         if start < 0:
             return []
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
         reading = _from_json(value)
         if reading:
-            return reading
+            others = _json_values(text, end, decoder)
+            return _from_json([value, *others]) if others else reading
     return []
+
+
+def _json_values(text: str, begin: int, decoder: json.JSONDecoder) -> list[Any]:
+    """Read the values that follow one another as in JSON Lines, with nothing but commas or fences between."""
+    values: list[Any] = []
+    while len(values) < _MAX_ITEMS:
+        begin = _BETWEEN_JSON.match(text, begin).end()  # type: ignore[union-attr]
+        if not text.startswith(("{", "["), begin):
+            break
+        try:
+            value, begin = decoder.raw_decode(text, begin)
+        except (ValueError, RecursionError):
+            break
+        values.append(value)
+    return values
 
 
 def _from_json(value: Any) -> _Reading:
@@ -283,7 +318,12 @@ def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: in
     named = next((value[key] for key in _TITLE_KEYS if isinstance(value.get(key), str)), None)
     if not lists:
         said = next((value[key] for key in _PROMPT_KEYS if isinstance(value.get(key), str)), None)
-        if said is not None:
+        category = next((value[key] for key in _CATEGORY_KEYS if isinstance(value.get(key), str)), None)
+        if said is not None and category is not None and not title:  # a row that names its category, as in a table
+            if not reading or reading[-1][0] != category:
+                reading.append((category, []))
+            reading[-1][1].append(said)
+        elif said is not None:
             yield said
         elif named is None:
             yield from (item for item in value.values() if isinstance(item, str))

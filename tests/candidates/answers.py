@@ -29,6 +29,10 @@ def _as_records(grid):
     return json.dumps([{"category": t, "prompts": [{"prompt": p} for p in ps]} for t, ps in grid])
 
 
+def _json_lines(grid):
+    return "\n".join(json.dumps({"category": t, "prompts": ps}) for t, ps in grid)
+
+
 LAYOUTS = {
     ASKED: _lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}"),
     "angle titles": _lists(lambda k, t: f"* <{t}>", lambda j, p: f"- {p}"),
@@ -67,6 +71,17 @@ LAYOUTS = {
     "records": _as_records,
     "lists of lists": lambda grid: "Here: " + json.dumps([ps for _, ps in grid]),
     "wrapped object": lambda grid: json.dumps({"categories": [{"title": t, "prompts": ps} for t, ps in grid]}),
+    "JSON lines": _json_lines,
+    "JSON lines with commas": lambda grid: _json_lines(grid).replace("}\n{", "},\n{"),
+    "fenced JSON lines": _fenced(_json_lines, "jsonl"),
+    "objects in fences": lambda grid: "\n".join(_fenced(_json_lines, "json")([row]) for row in grid),
+    "rows": lambda grid: json.dumps([{"category": t, "prompt": p} for t, ps in grid for p in ps]),
+    "JSON lines of prompts": lambda grid: "\n".join(
+        json.dumps({"category": t, "prompt": p}) for t, ps in grid for p in ps
+    ),
+    "a category a line": lambda grid: "\n".join(f"{t}: {'; '.join(ps)}" for t, ps in grid),
+    "a bullet a category": lambda grid: "Here:\n\n" + "\n".join(f"- **{t}:** {'; '.join(ps)};" for t, ps in grid),
+    "lines without titles": lambda grid: "\n".join("\uff1b".join(ps) for t, ps in grid),
     "table": lambda grid: (
         "| Category | Prompt |\n|---|---|\n" + "\n".join(f"| {t} | {p} |" for t, ps in grid for p in ps)
     ),
@@ -87,4 +102,4 @@ LAYOUTS = {
         + "\n".join(f"| 7 | {t} | {' | '.join(ps)} |" for t, ps in grid)
     ),
 }
-WITHOUT_TITLES = {"flat", "lists of lists"}
+WITHOUT_TITLES = {"flat", "lists of lists", "lines without titles"}

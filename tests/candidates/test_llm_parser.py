@@ -119,6 +119,17 @@ def test_wrapped_lines_belong_to_their_item_and_talk_does_not():
     assert as_grid(parse(answer, 1, 2, 20)) == [("Light", ["a fox in deep fog", "a hare"])]
 
 
+def test_a_few_semicolons_make_no_category():
+    for answer in ("* Light\n- a fox: red; in fog", "1. Style: oil; canvas\n2. a hare; asleep"):
+        prompts = [p for c in parse(answer, 5, 5, 20).categories for p in c.prompts]
+        assert prompts[-1] in {"a fox: red; in fog", "a hare; asleep"}
+
+
+def test_json_after_the_talk_that_follows_an_answer_is_no_answer():
+    answer = '{"Light": ["a fox"]}\n{"Place": ["a hare"]}\nI left out {"Mood": ["a dog"]}'
+    assert as_grid(parse(answer, 5, 5, 20)) == [("Light", ["a fox"]), ("Place", ["a hare"])]
+
+
 # The grid
 
 
@@ -290,6 +301,10 @@ def test_the_rules_have_sixty_prompts_for_the_tightest_budget(max_words, chosen)
 
 ENDLESS = (
     "* ",
+    "[] ",
+    '{"a":["b"]}\n',
+    "a; ",
+    "```",
     "<think>",
     "</think>",
     "[THINK]a[/THINK]",
