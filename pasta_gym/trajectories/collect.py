@@ -153,6 +153,7 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         first: Number of the first episode.
         n_wanted: Episodes to keep.
     """
+    before = envs.candidate_stats
     begin = first_environment_seed(config.seed, stream=0) + first
     seeds = begin + np.arange(envs.num_envs)
     observation, info = envs.reset(seed=int(begin))
@@ -199,6 +200,7 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         prompts=prompts,
         prompt_embeddings=embeddings,
         # Another process that goes on with this collection has never met these ids.
+        candidate_stats={name: count - before.get(name, 0) for name, count in envs.candidate_stats.items()},
         prompt_texts=() if ids_are_prompts else tuple(envs.texts(prompts)),
     )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pasta_gym.trajectories.files import write_json
 from pasta_gym.types import FloatArray, IntArray
 
 FORMAT_VERSION = 1
-_ARRAYS, _TEXTS = "arrays.npz", "texts.json"
+_ARRAYS, _TEXTS, _STATS = "arrays.npz", "texts.json", "candidate_stats.json"
 EPISODES, TURNS, PROMPTS, METADATA = "episodes.parquet", "turns.parquet", "prompts.parquet", "metadata.json"
 _REMEDY = "delete the folder and collect the dataset again"
 _COLUMNS = {
@@ -60,6 +61,7 @@ class Shard:
         prompts: ``(P,)`` ids that occur, sorted.
         prompt_embeddings: ``(P, d)`` float32.
         prompt_texts: Their words; empty where an id is the prompt itself and any process can write it out.
+        candidate_stats: What the candidate generator counted meanwhile, empty if it counts nothing.
     """
 
     first_episode: int
@@ -76,6 +78,7 @@ class Shard:
     prompts: IntArray
     prompt_embeddings: FloatArray
     prompt_texts: tuple[str, ...] = ()
+    candidate_stats: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.initial_prompts)
@@ -94,7 +97,8 @@ def save(
         folder: Existing folder to write into. Write to a temporary one and rename it to be atomic.
         shards: In the order of their episodes, at least one.
         texts: Writes prompt ids out in words, those of shards without texts of their own.
-        metadata: Identity and provenance; counts, shapes and the format's version are added.
+        metadata: Identity and provenance; counts, shapes and the format's version are added, and ``candidate_stats``
+            over all shards where the candidate generator counts something.
 
     Raises:
         ValueError: If there is no shard.
@@ -104,6 +108,7 @@ def save(
     ids: list[IntArray] = []
     embeddings: list[FloatArray] = []
     known: dict[int, str] = {}
+    stats: Counter[str] = Counter()
     writers: dict[str, Any] = {}
     n_episodes, shapes = 0, {}
     try:
@@ -120,6 +125,7 @@ def save(
             }
             ids.append(shard.prompts)
             embeddings.append(shard.prompt_embeddings)
+            stats.update(shard.candidate_stats)
             if shard.prompt_texts:
                 known.update(zip(shard.prompts.tolist(), shard.prompt_texts, strict=True))
     finally:
@@ -131,7 +137,8 @@ def save(
     table = _prompt_table(prompts, _words(prompts, known, texts), np.concatenate(embeddings)[first])
     pq.write_table(table, folder / PROMPTS, **_writer_options(PROMPTS))
     counts = {"n_episodes": n_episodes, "n_prompts": len(prompts), "shapes": shapes, "format_version": FORMAT_VERSION}
-    write_json(folder / METADATA, {**metadata, **counts})
+    counted = {"candidate_stats": dict(stats)} if stats else {}
+    write_json(folder / METADATA, {**metadata, **counted, **counts})
 
 
 def load(folder: str | pathlib.Path) -> TrajectoryDataset:
@@ -216,6 +223,8 @@ def save_shard(folder: pathlib.Path, shard: Shard) -> None:
     np.savez(folder / _ARRAYS, **{name: getattr(shard, name) for name in _array_names()})
     if shard.prompt_texts:
         write_json(folder / _TEXTS, list(shard.prompt_texts))
+    if shard.candidate_stats:
+        write_json(folder / _STATS, dict(shard.candidate_stats))
 
 
 def load_shard(folder: pathlib.Path) -> Shard:
@@ -232,26 +241,27 @@ def load_shard(folder: pathlib.Path) -> Shard:
         raise ValueError(f"{path} cannot be read ({error}); delete {folder} and collect again") from error
     except Exception as error:  # zipfile.BadZipFile and zlib.error share no base class
         raise ValueError(f"{path} is broken ({error}); delete {folder} and collect again") from error
-    texts = _shard_texts(folder, len(content["prompts"]))
-    return Shard(**{**content, "first_episode": int(content["first_episode"]), "prompt_texts": texts})
+    texts = _beside(folder, _TEXTS, default=[])
+    if not isinstance(texts, list) or len(texts) not in (0, len(content["prompts"])):
+        raise ValueError(f"{folder / _TEXTS} is broken: it lacks texts; delete {folder} and collect again")
+    stats = _beside(folder, _STATS, default={})
+    own = {"first_episode": int(content["first_episode"]), "prompt_texts": tuple(texts), "candidate_stats": stats}
+    return Shard(**{**content, **own})
 
 
 def _array_names() -> list[str]:
-    return [name for name in Shard.__dataclass_fields__ if name != "prompt_texts"]
+    return [name for name in Shard.__dataclass_fields__ if name not in ("prompt_texts", "candidate_stats")]
 
 
-def _shard_texts(folder: pathlib.Path, n_prompts: int) -> tuple[str, ...]:
-    """Read the words of a shard's prompts; none were kept where ids are prompts, nor by earlier versions."""
-    path = folder / _TEXTS
+def _beside(folder: pathlib.Path, name: str, default: Any) -> Any:
+    """Read a file of JSON beside a shard's arrays; shards of the mini world and of earlier versions have none."""
+    path = folder / name
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return ()
+        return default
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is broken ({error}); delete {folder} and collect again") from error
-    if not isinstance(texts, list) or len(texts) != n_prompts or not all(isinstance(t, str) for t in texts):
-        raise ValueError(f"{path} is broken: it must list {n_prompts} texts; delete {folder} and collect again")
-    return tuple(texts)
 
 
 def _words(prompts: IntArray, known: dict[int, str], texts: Callable[[IntArray], list[str]]) -> list[str]:

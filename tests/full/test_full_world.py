@@ -21,7 +21,7 @@ from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_p
 from pasta_gym.images import CachedImages, DiffusionImages
 from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
-from pasta_gym.trajectories.storage import read_prompt_texts
+from pasta_gym.trajectories.storage import read_metadata, read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
 from tests.images.tiny_pipelines import quiet, tiny_config, write_tiny_flux
 
@@ -196,6 +196,14 @@ def test_a_killed_collection_goes_on_in_a_process_that_has_met_no_prompt(config,
     assert went_on.name == whole.name
     assert read_prompt_texts(went_on) == read_prompt_texts(whole)
     assert any(text.startswith("a cat number") for text in read_prompt_texts(went_on))
+    stats = read_metadata(went_on)["candidate_stats"]
+    assert stats == read_metadata(whole)["candidate_stats"]
+    # Each episode is proposed for at 0, 1 and 2 turns, and nobody sees the last; the rules write all the others.
+    assert {name: stats[name] for name in ("proposals", "incomplete_proposals", "fallback_prompts")} == {
+        "proposals": 12,
+        "incomplete_proposals": 8,
+        "fallback_prompts": 200,
+    }
 
 
 def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):

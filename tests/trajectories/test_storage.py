@@ -139,10 +139,20 @@ def test_a_shard_keeps_its_words_where_it_has_some(tmp_path, shards):
     assert asked == of_old
     known = dict(zip(shards[0].prompts, written, strict=True)) | {i: f"prompt {i}" for i in of_old}
     assert storage.read_prompt_texts(folder) == [known[i] for i in sorted(known)]
-    for broken in ("[", "{}", '["one"]', json.dumps([1] * len(written))):
+    for broken in ("[", "{}", '["one"]'):
         (tmp_path / "new" / "texts.json").write_text(broken)
         with pytest.raises(ValueError, match=r"texts.json is broken.*delete .* collect again"):
             storage.load_shard(tmp_path / "new")
+
+
+def test_counts_of_the_candidate_generator_are_added_up(tmp_path, shards):
+    for name, shard, stats in (("a", shards[0], {"requests": 5, "replies": 4}), ("b", shards[1], {"requests": 2})):
+        (tmp_path / name).mkdir()
+        storage.save_shard(tmp_path / name, replace(shard, candidate_stats=stats))
+    both = [storage.load_shard(tmp_path / name) for name in ("a", "b")]
+    for shown, stats in ((both, {"requests": 7, "replies": 4}), (shards, None)):
+        storage.save(tmp_path, shown, texts=lambda ids: [str(i) for i in ids], metadata={})
+        assert storage.read_metadata(tmp_path).get("candidate_stats") == stats
 
 
 def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
