@@ -7,6 +7,7 @@ import email.utils
 import io
 import json
 import math
+import os
 import threading
 import time
 import urllib.parse
@@ -23,6 +24,7 @@ from pasta_gym.types import ImageArray
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OF_THE_REQUEST = frozenset({400, 413, 422})  # a content filter, too long: other requests may do
+_OPENAI = "https://api.openai.com/v1"
 _MAX_BODY = 10_000_000
 
 
@@ -109,12 +111,13 @@ class OpenAIChat:
     Args:
         model: The model's name on the server.
         base_url: Such as ``http://localhost:8000/v1``; None for ``OPENAI_BASE_URL`` or OpenAI's own server.
-        api_key: None for ``OPENAI_API_KEY``. A local server takes any word.
+        api_key: None for ``OPENAI_API_KEY``; where that is not set either, servers that are not OpenAI's get the word
+            "none", as local ones take any.
         config: Concurrency, timeouts, retries, rate.
 
     Raises:
         ImportError: If the ``openai`` package is missing.
-        ValueError: If there is no key.
+        ValueError: If there is no key for OpenAI's own server.
     """
 
     def __init__(
@@ -134,10 +137,13 @@ class OpenAIChat:
         self.config = config or OpenAIConfig()
         try:
             # Retries are ours: the client's own draw their jitter from the global generator.
-            self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=self.config.timeout, max_retries=0)
+            self._client = openai.OpenAI(
+                base_url=base_url, api_key=_key(api_key, base_url), timeout=self.config.timeout, max_retries=0
+            )
         except openai.OpenAIError as error:
             raise ValueError(
-                "there is no API key; set OPENAI_API_KEY or pass api_key (any word will do for a local server)"
+                "there is no API key for OpenAI's server; set OPENAI_API_KEY or pass api_key, or base_url for a "
+                "server of your own"
             ) from error
         self._sleep = sleep
         self._limiter = RateLimiter(self.config.requests_per_minute, sleep=sleep)
@@ -323,6 +329,14 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         except (ValueError, TypeError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _key(api_key: str | None, base_url: str | None) -> str | None:
+    """Find the key for a server; None if it is OpenAI's and there is none."""
+    server = base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+    host = urllib.parse.urlsplit(server).hostname or ""
+    is_openais = host == "openai.com" or host.endswith(".openai.com")
+    return api_key or os.environ.get("OPENAI_API_KEY") or (None if is_openais else "none")
 
 
 def _request_body(request: ChatRequest, sampling: Sampling, model: str, config: OpenAIConfig) -> dict[str, Any]:

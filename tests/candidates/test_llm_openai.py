@@ -13,6 +13,8 @@ import pytest
 from pasta_gym.candidates.llm_cache import CachedChat
 from pasta_gym.candidates.llm_chat import ChatModelError, ChatReply, ChatRequest, Message, Sampling
 from pasta_gym.candidates.llm_openai import OpenAIChat, OpenAIConfig, RateLimiter, retry_after_seconds
+from pasta_gym.full import ChatConfig, full_world_preset
+from pasta_gym.full.world import load_chat
 
 openai = pytest.importorskip("openai")
 _spec = importlib.util.spec_from_file_location("server", pathlib.Path(__file__).with_name("server.py"))
@@ -268,6 +270,38 @@ def test_bad_numbers(options):
 
 
 def test_a_missing_key_says_what_to_do(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for base_url in (None, "https://api.openai.com/v1", "https://eu.api.OpenAI.com/v1"):
+        with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+            OpenAIChat("tiny", base_url=base_url)
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "sent"),
+    [({}, None, "none"), ({"OPENAI_API_KEY": "of the shell"}, None, "of the shell"),
+     ({"OPENAI_API_KEY": "of the shell"}, "given", "given"), ({"OPENAI_API_KEY": ""}, None, "none")],
+)  # fmt: skip
+def test_a_server_of_ones_own_needs_no_key(monkeypatch, environment, given, sent):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with serving(OK) as (record, url):
+        for by_shell in (False, True):
+            if by_shell:
+                monkeypatch.setenv("OPENAI_BASE_URL", url)
+            chat = OpenAIChat("tiny", base_url=None if by_shell else url, api_key=given)
+            with contextlib.closing(chat):
+                assert chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling()) == [REPLY]
+    keys = [{k.lower(): v for k, v in headers.items()}["authorization"] for _, headers, _ in record.requests]
+    assert keys == [f"Bearer {sent}"] * 2
+
+
+def test_the_pages_local_server_is_asked_as_it_is_configured(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-        OpenAIChat("tiny", base_url="http://localhost:1/v1")
+    with serving(OK) as (_, url):
+        world = full_world_preset("sdxl", chat=ChatConfig("openai", model="tiny", base_url=url), reply_cache="")
+        chat = load_chat(world)
+        with contextlib.closing(chat):
+            assert chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling()) == [REPLY]
