@@ -141,7 +141,7 @@ class TokenIQLAgent:
             "loss/v": loss.v.detach(),
             "loss/whole_prompt": (whole - targets[..., None]).square().mean(),
             "value/q": whole.mean(),
-            "value/q_spread": whole.std(2).mean(),
+            "value/q_spread": whole.std(2).mean() if whole.shape[2] > 1 else torch.zeros(()),  # nothing to tell apart
             "value/v": values.detach().mean(),
             "value/target": targets.mean(),
         }

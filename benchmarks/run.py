@@ -105,6 +105,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
                 "git_revision": provenance.git_revision(CONFIG_FOLDER.parent),
                 "packages": provenance.package_versions(),
                 "environment": asdict(settings.environment),
+                **({"candidate_stats": envs.candidate_stats} if envs.candidate_stats else {}),
                 "wall_seconds": round(watch.wall, 1),
             }
             _send_artifacts(settings, folder, tracker)

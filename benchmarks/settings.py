@@ -160,12 +160,15 @@ def run_identity(settings: Settings, models_of: Callable[[EnvironmentConfig], st
 
 
 def models_digest(environment: EnvironmentConfig) -> str:
-    """Hash the weights that come with the package, and the user model if it is none of them."""
+    """Hash the weights that come with the package, the user model if it is none of them, and a full world's prompts."""
     hashes = provenance.folder_hashes(PACKAGE)
     world = make_world(environment.world)
     users = world.user_model if environment.user_model is None else environment.user_model
-    # A full-size world answers for all its models in its runs' metadata; asking it here would load them.
-    if world.fingerprint is None and isinstance(users, str | pathlib.Path):
+    if world.fingerprint is not None:
+        # Its other models are named in its runs' metadata: to ask for them here would load them.
+        prompts = {split: world.prompt_book.texts(ids) for split, ids in world.initial_prompts.items()}
+        hashes["initial prompts"] = digest(prompts)
+    if isinstance(users, str | pathlib.Path):
         folder = pathlib.Path(users).resolve()
         if not folder.is_relative_to(PACKAGE.resolve()):
             hashes |= {f"user model/{name}": value for name, value in provenance.folder_hashes(folder).items()}

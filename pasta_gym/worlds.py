@@ -138,7 +138,13 @@ class World:
 
 
 class GrammarPromptBook:
-    """The mini world's prompt book: ids are the prompts of ``pasta_gym.mini.grammar``."""
+    """The mini world's prompt book: ids are the prompts of ``pasta_gym.mini.grammar``.
+
+    Attributes:
+        ids_are_prompts: So logged conversations need no texts beside their ids.
+    """
+
+    ids_are_prompts = True
 
     def texts(self, ids: IntArray) -> list[str]:
         """Write prompt ids ``(n,)`` out in words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ from pasta_gym.candidates.word_budget import MAX_WORDS, word_budget
 from pasta_gym.prompt_books import InternedPromptBook
 from pasta_gym.seeding import mix, seeds_for_torch
 from pasta_gym.types import History, ImageArray, IntArray
+
+logger = logging.getLogger(__name__)
 
 ON_FAILURE = ("fallback", "raise")
 _ROUNDING = 1e-9  # the last turn's budget is a sum of fractions that should be 62
@@ -160,7 +163,7 @@ class LLMCandidates:
     Attributes:
         category_titles: Titles change with every reply (``proposals`` has them); these only number them.
         wants_pixels: Tells the environment to keep the pictures of past turns for ``History.pixels``.
-        stats: Counts of replies, failures and fallbacks.
+        stats: Counts of replies, failures and fallbacks. The first fallback is also a warning with its reason.
     """
 
     def __init__(
@@ -251,6 +254,13 @@ class LLMCandidates:
                 raise RuntimeError(
                     f"{missing} of {self.n_candidates} candidates are missing after {self.config.n_attempts} attempts "
                     f"({'; '.join(draft.problems[-3:])}); try another model, more attempts, or on_failure='fallback'"
+                )
+            if not self.stats.incomplete_proposals:
+                logger.warning(
+                    "the fallback wrote %d of %d candidates of a conversation (%s); later ones are only counted",
+                    missing,
+                    self.n_candidates,
+                    "; ".join(draft.problems[-3:]) or "the model repeated itself",
                 )
             self.stats.incomplete_proposals += 1
             self.stats.fallback_prompts += missing

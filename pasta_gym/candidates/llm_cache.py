@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pasta_gym.candidates.llm_chat import ChatModel, ChatReply, ChatRequest, Sampling, request_digest
+from pasta_gym.candidates.llm_chat import ChatModel, ChatModelError, ChatReply, ChatRequest, Sampling, request_digest
 
 FORMAT = 1
 
@@ -44,7 +44,7 @@ class CachedChat:
         """Reply to each request; equal requests get equal replies.
 
         Raises:
-            ChatModelError: If no request can succeed.
+            ChatModelError: If no request can succeed. What the model replied before is kept.
         """
         digests = [request_digest(request, sampling, self.identity) for request in requests]
         wanted = dict(zip(digests, requests, strict=True))
@@ -53,12 +53,20 @@ class CachedChat:
         self.n_hits += len(replies)
         self.n_misses += len(missing)
         if missing:
-            fresh = self.model.complete([wanted[digest] for digest in missing], sampling)
-            for digest, reply in zip(missing, fresh, strict=True):
-                replies[digest] = reply
-                if not reply.error:
-                    self._keep(digest, reply)
+            try:
+                fresh = self.model.complete([wanted[digest] for digest in missing], sampling)
+            except ChatModelError as error:
+                self._keep_good(missing, error.replies)
+                raise
+            replies |= zip(missing, fresh, strict=True)
+            self._keep_good(missing, fresh)
         return [replies[digest] for digest in digests]
+
+    def _keep_good(self, digests: Sequence[str], replies: Sequence[ChatReply | None]) -> None:
+        """Keep the replies that are any; behind an error there may be fewer of them than digests."""
+        for digest, reply in zip(digests, replies, strict=False):
+            if reply is not None and not reply.error:
+                self._keep(digest, reply)
 
     def _file(self, digest: str) -> pathlib.Path:
         return self.folder / digest[:2] / f"{digest}.json"

@@ -18,7 +18,18 @@ Part: TypeAlias = "str | ImageArray"
 
 
 class ChatModelError(RuntimeError):
-    """The model cannot be asked at all, and asking again would not help: a wrong key, no such model, no room."""
+    """The model cannot be asked at all, and asking again would not help: a wrong key, no such model, no room.
+
+    Args:
+        message: What happened, and what to do.
+
+    Attributes:
+        replies: What came back before, in the requests' order, None where nothing did; empty if nobody counted.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.replies: tuple[ChatReply | None, ...] = ()
 
 
 @dataclass(frozen=True)

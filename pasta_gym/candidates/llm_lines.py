@@ -28,6 +28,7 @@ _LABEL = re.compile(
     r"\s*(?:[:.)]|\s[\u2013\u2014-])\s*",
     re.IGNORECASE,
 )
+_THOUGHT = re.compile(r"[<\[](?P<closing>/)?think(?:ing)?[>\]]", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
     r"(?:(?:a |your |the |new[_ ]|next[_ ])?(?:prompt|candidate|prompt[_ ]candidate)[_ ]?\d*|title of category.*"
     r"|n/?a|none|same as above|etc|placeholder)",
@@ -90,9 +91,26 @@ class Line:
         return text.endswith((":", "\uff1a", ": [", ":[")) and len(text.split()) <= 10
 
 
+def without_thoughts(text: str) -> str:
+    """Leave a model's private thoughts out of its answer: ``<think>...</think>``, also with square brackets.
+
+    Some chat templates write the opening mark themselves. The reply then has the closing one alone, and all before it
+    is thought. Thoughts without an end go on to the answer's.
+    """
+    kept: list[str] = []
+    begin, is_thought = 0, False
+    for mark in _THOUGHT.finditer(text):
+        if mark["closing"]:
+            kept = kept if is_thought else []
+            begin = mark.end()
+        elif not is_thought:
+            kept.append(text[begin : mark.start()])
+        is_thought = not mark["closing"]
+    return "".join(kept if is_thought else [*kept, text[begin:]])
+
+
 def read_lines(text: str) -> list[Line]:
-    """Take an answer apart into lines that are not empty; fences, rules and an answer's private thoughts go."""
-    text = re.sub(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", "", text, flags=re.DOTALL | re.IGNORECASE)
+    """Take an answer apart into lines that are not empty; fences and rules go."""
     lines: list[Line] = []
     gap = False
     for raw in text.splitlines():

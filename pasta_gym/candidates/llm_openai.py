@@ -7,11 +7,12 @@ import email.utils
 import io
 import json
 import math
+import os
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from pasta_gym.seeding import mix, uniforms
 from pasta_gym.types import ImageArray
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_OF_THE_REQUEST = frozenset({400, 413, 422})  # a content filter, too long: other requests may do
+_OPENAI = "https://api.openai.com/v1"
 _MAX_BODY = 10_000_000
 
 
@@ -31,8 +34,7 @@ class OpenAIConfig:
 
     Attributes:
         concurrency: Most requests at once.
-        timeout: Seconds that one request may take, however slowly its bytes come; up to twice that if the server falls
-            silent half-way.
+        timeout: Seconds that one request may take, however slowly its bytes come.
         n_retries: How often a request is sent again after a failure that may pass.
         first_wait: Seconds before the first retry, about doubled each time; a server's Retry-After counts instead.
         max_wait: Longest wait before a retry in seconds.
@@ -103,18 +105,19 @@ class OpenAIChat:
     """A model behind an OpenAI-compatible server.
 
     Failures that may pass (429, 5xx, broken connections and answers, timeouts) are retried, then reported in the
-    reply's ``error``. Others (a wrong key, no such model, a request that is refused, a server that is not there) raise,
-    because every request would fail.
+    reply's ``error``. What a server refuses one request for (400, 413, 422) is reported there at once. Others (a wrong
+    key, no such model, a server that none of the requests reached) raise, because every request would fail.
 
     Args:
         model: The model's name on the server.
         base_url: Such as ``http://localhost:8000/v1``; None for ``OPENAI_BASE_URL`` or OpenAI's own server.
-        api_key: None for ``OPENAI_API_KEY``. A local server takes any word.
+        api_key: None for ``OPENAI_API_KEY``; where that is not set either, servers that are not OpenAI's get the word
+            "none", as local ones take any.
         config: Concurrency, timeouts, retries, rate.
 
     Raises:
         ImportError: If the ``openai`` package is missing.
-        ValueError: If there is no key.
+        ValueError: If there is no key for OpenAI's own server.
     """
 
     def __init__(
@@ -134,10 +137,13 @@ class OpenAIChat:
         self.config = config or OpenAIConfig()
         try:
             # Retries are ours: the client's own draw their jitter from the global generator.
-            self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=self.config.timeout, max_retries=0)
+            self._client = openai.OpenAI(
+                base_url=base_url, api_key=_key(api_key, base_url), timeout=self.config.timeout, max_retries=0
+            )
         except openai.OpenAIError as error:
             raise ValueError(
-                "there is no API key; set OPENAI_API_KEY or pass api_key (any word will do for a local server)"
+                "there is no API key for OpenAI's server; set OPENAI_API_KEY or pass api_key, or base_url for a "
+                "server of your own"
             ) from error
         self._sleep = sleep
         self._limiter = RateLimiter(self.config.requests_per_minute, sleep=sleep)
@@ -163,28 +169,40 @@ class OpenAIChat:
         """Reply to each request, several at once.
 
         Raises:
-            ChatModelError: If the server refuses what it is asked.
+            ChatModelError: If the server refuses whatever it is asked; ``replies`` has those that came before.
         """
         if not requests:
             return []
+        reached = threading.Event()
         with ThreadPoolExecutor(max_workers=min(self.config.concurrency, len(requests))) as pool:
-            futures = [pool.submit(self._persist, request, sampling) for request in requests]
+            futures = [pool.submit(self._persist, request, sampling, reached) for request in requests]
             try:
                 return [future.result() for future in futures]
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(cancel_futures=True)
+                if isinstance(error, ChatModelError):
+                    error.replies = tuple(
+                        None if future.cancelled() or future.exception() else future.result() for future in futures
+                    )
                 raise
 
-    def _persist(self, request: ChatRequest, sampling: Sampling) -> ChatReply:
-        """Ask until there is a reply or the retries are used up."""
+    def _persist(self, request: ChatRequest, sampling: Sampling, reached: threading.Event) -> ChatReply:
+        """Ask until there is a reply or the retries are used up; ``reached`` is set by the first that gets through."""
         error = ""
         for attempt in range(self.config.n_retries + 1):
             self._limiter.wait()
             try:
-                return self._ask(request, sampling)
+                reply = self._ask(request, sampling)
+                reached.set()
+                return reply
+            except _RefusedError as failure:
+                reached.set()
+                return ChatReply("", error=str(failure))
             except _PassingError as failure:
                 error = str(failure)
-                if attempt == self.config.n_retries and isinstance(failure, _UnreachableError):
+                if not isinstance(failure, _UnreachableError):
+                    reached.set()
+                elif attempt == self.config.n_retries and not reached.is_set():
                     raise ChatModelError(f"{error} ({attempt + 1} attempts); is the server running?") from failure
                 if attempt < self.config.n_retries:
                     self._sleep(self._wait_seconds(failure.retry_after, request.seed, attempt))
@@ -199,23 +217,42 @@ class OpenAIChat:
 
     def _ask(self, request: ChatRequest, sampling: Sampling) -> ChatReply:
         """Send a request once and read the answer before its time is up."""
+        body = _request_body(request, sampling, self.model, self.config)
+        answer = within(self.config.timeout, lambda: self._send(body))
+        return reply_from_stream(answer) if self.config.stream else reply_from_json(answer)
+
+    def _send(self, body: dict[str, Any]) -> bytes:
+        """Send a request's body and return its answer's."""
         import openai
 
         deadline = time.monotonic() + self.config.timeout
         try:
-            body = _request_body(request, sampling, self.model, self.config)
             with self._client.chat.completions.with_streaming_response.create(**body) as response:
-                answer = _read(response.iter_bytes(), deadline)
+                return _read(response.iter_bytes(), deadline)
         except openai.APIStatusError as error:
             told = f"the server answered {error.status_code}: {_short(error.message)}"
             if error.status_code in _RETRIED:
                 raise _PassingError(told, retry_after_seconds(error.response.headers)) from error
-            raise ChatModelError(f"{told}; check the model {self.model!r}, the key and the request's size") from error
+            if error.status_code in _OF_THE_REQUEST:
+                raise _RefusedError(told) from error
+            raise ChatModelError(f"{told}; check the model {self.model!r}, the key and base_url") from error
         except openai.APITimeoutError as error:
             raise _PassingError(f"no answer within {self.config.timeout} s") from error
         except openai.APIConnectionError as error:
-            raise _UnreachableError(f"no connection to {self._client.base_url}: {_short(error.__cause__)}") from error
-        return reply_from_stream(answer) if self.config.stream else reply_from_json(answer)
+            if type(error.__cause__).__name__ == "ConnectError":  # by name: the library differs between its versions
+                raise _UnreachableError(
+                    f"no connection to {self._client.base_url}: {_short(error.__cause__)}"
+                ) from error
+            raise _PassingError(f"the connection broke off ({_short(error.__cause__)})") from error
+        except (
+            _PassingError,
+            openai.OpenAIError,
+            TypeError,
+            ValueError,
+        ):  # the last two: a body that cannot be written
+            raise
+        except Exception as error:  # of the HTTP library: the client lets them through where it reads a refusal's body
+            raise _PassingError(f"the connection broke off ({type(error).__name__})") from error
 
 
 class _PassingError(Exception):
@@ -226,8 +263,32 @@ class _PassingError(Exception):
         self.retry_after = retry_after
 
 
+class _RefusedError(Exception):
+    """The server will not answer this request, however often it is asked."""
+
+
 class _UnreachableError(_PassingError):
     """There is no connection to the server."""
+
+
+def within(seconds: float, call: Callable[[], bytes]) -> bytes:
+    """Return what a call returns or raise what it raises; a call that takes too long is left to itself.
+
+    The client's timeout is for each read alone, and it reads heads and refusals by itself: only who stands beside it
+    can end them.
+    """
+    outcome: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([outcome], seconds).done:
+        raise _PassingError(f"no whole answer within {seconds} s")
+    return outcome.result()
 
 
 def reply_from_json(answer: bytes) -> ChatReply:
@@ -243,7 +304,7 @@ def reply_from_stream(answer: bytes) -> ChatReply:
     """Put the body of a streamed chat completion together; one without its end is as good as none."""
     text, reason = "", None
     try:
-        for line in answer.decode("utf-8").splitlines():
+        for line in answer.decode("utf-8").split("\n"):  # splitlines would also split at characters within the text
             data = line.removeprefix("data:").strip()
             if not line.startswith("data:") or data == "[DONE]":
                 continue
@@ -268,6 +329,14 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         except (ValueError, TypeError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _key(api_key: str | None, base_url: str | None) -> str | None:
+    """Find the key for a server; None if it is OpenAI's and there is none."""
+    server = base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+    host = urllib.parse.urlsplit(server).hostname or ""
+    is_openais = host == "openai.com" or host.endswith(".openai.com")
+    return api_key or os.environ.get("OPENAI_API_KEY") or (None if is_openais else "none")
 
 
 def _request_body(request: ChatRequest, sampling: Sampling, model: str, config: OpenAIConfig) -> dict[str, Any]:
@@ -304,7 +373,7 @@ def _url(picture: ImageArray) -> str:
 
 
 def _read(chunks: Iterable[bytes], deadline: float) -> bytes:
-    """Read an answer. The client's timeout is for each read: a server that drips bytes would never meet it."""
+    """Read an answer; one that nobody waits for any more stops at its next byte."""
     answer = b""
     try:
         for chunk in chunks:

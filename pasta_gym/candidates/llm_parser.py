@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines
+from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines, without_thoughts
 from pasta_gym.candidates.llm_words import count_words, cut_at_clause
 
 MAX_CHARACTERS = 100_000
@@ -23,7 +24,16 @@ _MAX_TITLE_WORDS = 8
 _MAX_ITEMS = 2000
 _MAX_DEPTH = 6
 _TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
+_CATEGORY_KEYS = ("category", "category_title", "category_name")
 _PROMPT_KEYS = ("prompt", "text", "candidate", "new_prompt", "description", "content")
+_PROMPT_COLUMN = re.compile(
+    r"(?:(?:new|next|expanded|revised|rewritten) )?(?:prompt|candidate|expansion)s?(?: (?:candidate|expansion|text)s?)?"
+    r"(?: ?#?\d{1,2})?",
+    re.IGNORECASE,
+)
+_BETWEEN_JSON = re.compile(r"(?:[\s,;]|```(?:jsonl?\b)?)*+", re.IGNORECASE)
+_SEMICOLON = re.compile("[;\uff1b]")
+_TITLE_COLUMN = re.compile(r"(?:category|theme|group|title)(?: (?:title|name))?", re.IGNORECASE)
 
 # A reading before cleaning: titles and items as they were written.
 _Reading: TypeAlias = list[tuple[str, list[str]]]
@@ -63,7 +73,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
         max_words: Most words of a prompt.
         is_truncated: Whether the answer stops in the middle; its last prompt is then dropped.
     """
-    text = text[:MAX_CHARACTERS]
+    text = without_thoughts(text[:MAX_CHARACTERS])
     lines = read_lines(text)
     readings = [_json(text), _table(lines), *_line_readings(lines, n_per_category)]
     # Titles first: a reading that takes them for prompts fills one place more for each.
@@ -73,6 +83,9 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
             [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
             key=lambda r: _filled(r, n_categories, n_per_category),
         )
+    on_lines = _lists_on_lines(lines, n_per_category)
+    if _filled(on_lines, n_categories, n_per_category) > _filled(reading, n_categories, n_per_category):
+        reading = on_lines
     if is_truncated and reading and reading[-1][1]:
         reading = [*reading[:-1], (reading[-1][0], reading[-1][1][:-1])]
     return _cleaned(reading, max_words)
@@ -187,21 +200,44 @@ def _paragraphs(lines: Sequence[Line], n_per_category: int) -> _Reading:
     return [(title, items) for title, items in reading if items]
 
 
-def _table(lines: Sequence[Line]) -> _Reading:
-    """Read the rows of a Markdown table: the longest cell is the prompt, the first other one in words its title."""
+def _lists_on_lines(lines: Sequence[Line], n_per_category: int) -> _Reading:
+    """Read lines that each hold a whole category, with semicolons: "Light: one; two; three"."""
     reading: _Reading = []
+    for line in lines:
+        items = [item for item in map(str.strip, _SEMICOLON.split(line.text)) if item]
+        if not len(items) >= n_per_category > 1:
+            continue
+        title, colon, first = items[0].replace("\uff1a", ":").partition(":")
+        is_titled = bool(colon) and len(title.split()) <= _MAX_TITLE_WORDS
+        reading.append((title, [first, *items[1:]]) if is_titled else ("", items))
+    return reading
+
+
+def _table(lines: Sequence[Line]) -> _Reading:
+    """Read the rows of a Markdown table: prompts stand in the columns of that name, else in the longest cell.
+
+    Their title stands in the column of that name, else in the first other cell in words.
+    """
+    reading: _Reading = []
+    above: list[str] = []
+    columns: list[int] = []
+    title_columns: list[int] = []
     for line in lines:
         cells = [cell.strip() for cell in line.text.strip("|").split("|")]
         if not line.text.startswith("|") or len(cells) < 2:
             continue
         if all(set(cell) <= set("-: ") for cell in cells):
             reading = []  # what stands above this rule are the names of the columns
+            columns = [i for i, name in enumerate(above) if _PROMPT_COLUMN.fullmatch(clean_title(name))]
+            title_columns = [i for i, name in enumerate(above) if _TITLE_COLUMN.fullmatch(clean_title(name))]
             continue
-        prompt = max(cells, key=len)
-        title = next((cell for cell in cells if cell != prompt and any(map(str.isalpha, cell))), "")
+        above = cells
+        prompts = [cells[i] for i in columns if i < len(cells)] or [max(cells, key=len)]
+        named = [cells[i] for i in title_columns if i < len(cells)]
+        title = next((cell for cell in [*named, *cells] if cell not in prompts and any(map(str.isalpha, cell))), "")
         if not reading or reading[-1][0] != title:
             reading.append((title, []))
-        reading[-1][1].append(prompt)
+        reading[-1][1].extend(prompts)
     return reading
 
 
@@ -220,7 +256,7 @@ def _ungrouped(reading: _Reading, lines: Sequence[Line], n_categories: int, n_pe
 
 
 def _json(text: str) -> _Reading:
-    """Read the first JSON value of an answer that holds prompts, wherever it stands."""
+    """Read the first JSON value that holds prompts, wherever it stands, and those that follow it at once."""
     decoder = json.JSONDecoder()
     start = -1
     for _ in range(20):
@@ -228,13 +264,29 @@ def _json(text: str) -> _Reading:
         if start < 0:
             return []
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
         reading = _from_json(value)
         if reading:
-            return reading
+            others = _json_values(text, end, decoder)
+            return _from_json([value, *others]) if others else reading
     return []
+
+
+def _json_values(text: str, begin: int, decoder: json.JSONDecoder) -> list[Any]:
+    """Read the values that follow one another as in JSON Lines, with nothing but commas or fences between."""
+    values: list[Any] = []
+    while len(values) < _MAX_ITEMS:
+        begin = _BETWEEN_JSON.match(text, begin).end()  # type: ignore[union-attr]
+        if not text.startswith(("{", "["), begin):
+            break
+        try:
+            value, begin = decoder.raw_decode(text, begin)
+        except (ValueError, RecursionError):
+            break
+        values.append(value)
+    return values
 
 
 def _from_json(value: Any) -> _Reading:
@@ -266,7 +318,12 @@ def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: in
     named = next((value[key] for key in _TITLE_KEYS if isinstance(value.get(key), str)), None)
     if not lists:
         said = next((value[key] for key in _PROMPT_KEYS if isinstance(value.get(key), str)), None)
-        if said is not None:
+        category = next((value[key] for key in _CATEGORY_KEYS if isinstance(value.get(key), str)), None)
+        if said is not None and category is not None and not title:  # a row that names its category, as in a table
+            if not reading or reading[-1][0] != category:
+                reading.append((category, []))
+            reading[-1][1].append(said)
+        elif said is not None:
             yield said
         elif named is None:
             yield from (item for item in value.values() if isinstance(item, str))

@@ -120,6 +120,12 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         """What the categories of the candidates are called."""
         return tuple(self._conversations.parts.candidates.category_titles)
 
+    @property
+    def candidate_stats(self) -> dict[str, int]:
+        """What the candidate generator has counted so far: replies, failures, fallbacks. Empty if it counts nothing."""
+        count = getattr(getattr(self._conversations.parts.candidates, "stats", None), "as_dict", None)
+        return {} if count is None else dict(count())
+
     def hidden_user_types(self) -> IntArray:
         """Return the hidden type of each conversation, ``(num_envs,)``: for oracles and upper bounds alone."""
         return self._conversations.user_types.copy()

@@ -55,7 +55,7 @@ def make_full_world(config: FullWorldConfig) -> World:
         candidate_generator=candidates,
         user_model=user_model,
         picture_size=config.image_model.height,
-        fingerprint=lambda: _fingerprint(config, encoder(), user_model),
+        fingerprint=lambda: _fingerprint(config, encoder(), user_model, splits),
         recipe=config,
     )
 
@@ -144,8 +144,10 @@ def _images(config: FullWorldConfig, book: InternedPromptBook, encoder: ClipEnco
     )
 
 
-def _fingerprint(config: FullWorldConfig, encoder: ClipEncoder, user_model: pathlib.Path) -> dict[str, str]:
-    """Name the models; what is collected in this world is filed under them."""
+def _fingerprint(
+    config: FullWorldConfig, encoder: ClipEncoder, user_model: pathlib.Path, prompts: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Name the models and what users begin with; what is collected in this world is filed under them."""
     from pasta_gym.images.pipelines import model_identity
 
     painter = config.image_model
@@ -155,6 +157,7 @@ def _fingerprint(config: FullWorldConfig, encoder: ClipEncoder, user_model: path
         "candidates": _digest({**chat, **dataclasses.asdict(config.candidates)}),
         "encoder": encoder.fingerprint,
         "images": _digest({**model_identity(painter), **settings}),
+        "initial prompts": _digest({split: list(texts) for split, texts in prompts.items()}),
         "user model": _digest(
             [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(user_model.rglob("*")) if p.is_file()]
         ),

@@ -128,7 +128,7 @@ class ImageCache:
             about: Words for people who open the file, such as the prompt.
 
         Returns:
-            Whether it was kept: an entry larger than the bound is not.
+            Whether it was kept: an entry larger than the bound is not, nor one whose folder is deleted again and again.
 
         Raises:
             ValueError: If the picture is not ``(height, width, 3)`` uint8, or an embedding not a finite vector.
@@ -139,6 +139,17 @@ class ImageCache:
             logger.warning("a picture of %d bytes is larger than the whole cache of %d", len(data), self.max_bytes)
             return False
         path = self._path(key)
+        for _ in range(2):
+            try:
+                self._write(path, data)
+            except FileNotFoundError:  # somebody deleted the folder under it
+                continue
+            return True
+        logger.warning("%s was deleted while a picture was written, which is not kept", self.folder)
+        return False
+
+    def _write(self, path: pathlib.Path, data: bytes) -> None:
+        """Write an entry beside its place and rename it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
         try:
@@ -149,7 +160,6 @@ class ImageCache:
                 partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        return True
 
     def check(self, *, remove: bool = False) -> list[pathlib.Path]:
         """Read every entry and compare it with its checksum.

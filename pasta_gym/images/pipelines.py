@@ -134,8 +134,8 @@ def channels_last(pipeline: Any) -> None:
 def model_identity(config: DiffusionModelConfig) -> dict[str, Any]:
     """Say which model a configuration paints with, as plain data.
 
-    A published model is its name and commit, a folder the hash of its weights, wherever it lies: reading them takes
-    seconds for each ten gigabytes.
+    A published model is its name and commit, a folder the hash of its weights, settings and vocabularies, wherever it
+    lies: reading them takes seconds for each ten gigabytes.
 
     Raises:
         ValueError: If files are missing.
@@ -146,7 +146,9 @@ def model_identity(config: DiffusionModelConfig) -> dict[str, Any]:
     if files.revision is not None:
         return {"model": config.model, "revision": files.revision, **same}
     digest = hashlib.sha256()
-    for path in sorted([*files.weights, *files.folder.rglob("*.json"), *files.folder.rglob("*.txt")]):
+    # A sentencepiece vocabulary, as T5's, ends in .model.
+    told = (path for ending in ("json", "txt", "model") for path in files.folder.rglob(f"*.{ending}"))
+    for path in sorted([*files.weights, *told]):
         digest.update(path.relative_to(files.folder).as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

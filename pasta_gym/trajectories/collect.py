@@ -153,6 +153,7 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         first: Number of the first episode.
         n_wanted: Episodes to keep.
     """
+    before = envs.candidate_stats
     begin = first_environment_seed(config.seed, stream=0) + first
     seeds = begin + np.arange(envs.num_envs)
     observation, info = envs.reset(seed=int(begin))
@@ -183,6 +184,7 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         return np.stack([np.asarray(t[name])[:n_wanted] for t in turns], axis=1)
 
     prompts, embeddings = embedded.tables()
+    ids_are_prompts = getattr(envs.world.prompt_book, "ids_are_prompts", False)
     return storage.Shard(
         first_episode=first,
         environment_seeds=seeds[:n_wanted].astype(np.int64),
@@ -197,6 +199,9 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
         rewards=stacked("rewards").astype(np.float64),
         prompts=prompts,
         prompt_embeddings=embeddings,
+        # Another process that goes on with this collection has never met these ids.
+        candidate_stats={name: count - before.get(name, 0) for name, count in envs.candidate_stats.items()},
+        prompt_texts=() if ids_are_prompts else tuple(envs.texts(prompts)),
     )
 
 

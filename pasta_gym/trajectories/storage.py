@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pasta_gym.trajectories.files import write_json
 from pasta_gym.types import FloatArray, IntArray
 
 FORMAT_VERSION = 1
+_ARRAYS, _TEXTS, _STATS = "arrays.npz", "texts.json", "candidate_stats.json"
 EPISODES, TURNS, PROMPTS, METADATA = "episodes.parquet", "turns.parquet", "prompts.parquet", "metadata.json"
 _REMEDY = "delete the folder and collect the dataset again"
 _COLUMNS = {
@@ -58,6 +60,8 @@ class Shard:
         rewards: ``(n, H)``.
         prompts: ``(P,)`` ids that occur, sorted.
         prompt_embeddings: ``(P, d)`` float32.
+        prompt_texts: Their words; empty where an id is the prompt itself and any process can write it out.
+        candidate_stats: What the candidate generator counted meanwhile, empty if it counts nothing.
     """
 
     first_episode: int
@@ -73,6 +77,8 @@ class Shard:
     rewards: FloatArray
     prompts: IntArray
     prompt_embeddings: FloatArray
+    prompt_texts: tuple[str, ...] = ()
+    candidate_stats: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.initial_prompts)
@@ -90,8 +96,9 @@ def save(
     Args:
         folder: Existing folder to write into. Write to a temporary one and rename it to be atomic.
         shards: In the order of their episodes, at least one.
-        texts: Writes prompt ids out in words.
-        metadata: Identity and provenance; counts, shapes and the format's version are added.
+        texts: Writes prompt ids out in words, those of shards without texts of their own.
+        metadata: Identity and provenance; counts, shapes and the format's version are added, and ``candidate_stats``
+            over all shards where the candidate generator counts something.
 
     Raises:
         ValueError: If there is no shard.
@@ -100,6 +107,8 @@ def save(
 
     ids: list[IntArray] = []
     embeddings: list[FloatArray] = []
+    known: dict[int, str] = {}
+    stats: Counter[str] = Counter()
     writers: dict[str, Any] = {}
     n_episodes, shapes = 0, {}
     try:
@@ -116,16 +125,20 @@ def save(
             }
             ids.append(shard.prompts)
             embeddings.append(shard.prompt_embeddings)
+            stats.update(shard.candidate_stats)
+            if shard.prompt_texts:
+                known.update(zip(shard.prompts.tolist(), shard.prompt_texts, strict=True))
     finally:
         for writer in writers.values():
             writer.close()
     if not ids:
         raise ValueError("a dataset needs at least one shard, got none; ask for at least one episode")
     prompts, first = np.unique(np.concatenate(ids), return_index=True)
-    table = _prompt_table(prompts, texts(prompts), np.concatenate(embeddings)[first])
+    table = _prompt_table(prompts, _words(prompts, known, texts), np.concatenate(embeddings)[first])
     pq.write_table(table, folder / PROMPTS, **_writer_options(PROMPTS))
     counts = {"n_episodes": n_episodes, "n_prompts": len(prompts), "shapes": shapes, "format_version": FORMAT_VERSION}
-    write_json(folder / METADATA, {**metadata, **counts})
+    counted = {"candidate_stats": dict(stats)} if stats else {}
+    write_json(folder / METADATA, {**metadata, **counted, **counts})
 
 
 def load(folder: str | pathlib.Path) -> TrajectoryDataset:
@@ -206,25 +219,58 @@ def read_prompt_texts(folder: str | pathlib.Path) -> list[str]:
 
 
 def save_shard(folder: pathlib.Path, shard: Shard) -> None:
-    """Write one shard as ``arrays.npz`` into an existing folder; scaffolding that is gone when a dataset is whole."""
-    np.savez(folder / "arrays.npz", **{name: getattr(shard, name) for name in Shard.__dataclass_fields__})
+    """Write one shard into an existing folder: scaffolding that is gone when a dataset is whole."""
+    np.savez(folder / _ARRAYS, **{name: getattr(shard, name) for name in _array_names()})
+    if shard.prompt_texts:
+        write_json(folder / _TEXTS, list(shard.prompt_texts))
+    if shard.candidate_stats:
+        write_json(folder / _STATS, dict(shard.candidate_stats))
 
 
 def load_shard(folder: pathlib.Path) -> Shard:
     """Read what ``save_shard`` wrote.
 
     Raises:
-        ValueError: If the file is missing or broken.
+        ValueError: If a file is missing or broken.
     """
-    path = folder / "arrays.npz"
+    path = folder / _ARRAYS
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in Shard.__dataclass_fields__}
+            content = {name: arrays[name] for name in _array_names()}
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete {folder} and collect again") from error
     except Exception as error:  # zipfile.BadZipFile and zlib.error share no base class
         raise ValueError(f"{path} is broken ({error}); delete {folder} and collect again") from error
-    return Shard(**{**content, "first_episode": int(content["first_episode"])})
+    texts = _beside(folder, _TEXTS, default=[])
+    if not isinstance(texts, list) or len(texts) not in (0, len(content["prompts"])):
+        raise ValueError(f"{folder / _TEXTS} is broken: it lacks texts; delete {folder} and collect again")
+    stats = _beside(folder, _STATS, default={})
+    own = {"first_episode": int(content["first_episode"]), "prompt_texts": tuple(texts), "candidate_stats": stats}
+    return Shard(**{**content, **own})
+
+
+def _array_names() -> list[str]:
+    return [name for name in Shard.__dataclass_fields__ if name not in ("prompt_texts", "candidate_stats")]
+
+
+def _beside(folder: pathlib.Path, name: str, default: Any) -> Any:
+    """Read a file of JSON beside a shard's arrays; shards of the mini world and of earlier versions have none."""
+    path = folder / name
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is broken ({error}); delete {folder} and collect again") from error
+
+
+def _words(prompts: IntArray, known: dict[int, str], texts: Callable[[IntArray], list[str]]) -> list[str]:
+    """Write prompts out, those that no shard has words of with ``texts``."""
+    ids = prompts.tolist()
+    others = [i for i in ids if i not in known]
+    if others:
+        known |= zip(others, texts(np.array(others, dtype=np.int64)), strict=True)
+    return [known[i] for i in ids]
 
 
 def _episode_table(shard: Shard) -> Any:

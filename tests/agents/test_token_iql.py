@@ -178,6 +178,14 @@ def test_training_in_mixed_precision_runs_and_logs_numbers(data):
     assert all(np.isfinite(value) for row in logs for value in row.values())
 
 
+@pytest.mark.parametrize("slate_size", [1, 2])
+def test_slates_of_any_size_log_numbers(slate_size):
+    logs = []
+    trained(replace(ToyWorld(slate_size=slate_size).collect(8), prompt_texts=WORDS), log=logs.append)
+    assert all(np.isfinite(list(metrics.values())).all() for metrics in logs)
+    assert all((metrics["value/q_spread"] == 0) is (slate_size == 1) for metrics in logs)
+
+
 def test_it_learns_the_fixed_point_of_its_loss():
     """The world of two turns that is solved in ``test_tiny_worlds``; its prompts are one word each."""
     data = replace(tiny_dataset(4000), prompt_texts=np.array(["red", "green", "blue", "start"], dtype=object))

@@ -16,12 +16,27 @@ from benchmarks import run as run_module
 from benchmarks.evaluate import EpisodeScores, EvaluationConfig, evaluate
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, config_hash, read_settings, user_model_folder
+from pasta_gym.candidates.llm import LLMCandidatesStats
 from pasta_gym.trajectories import EnvironmentConfig
 
 
 def rows_of(folder):
     with (folder / "scores.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_a_run_says_how_often_candidates_were_not_the_models(configure, monkeypatch):
+    made = run_module.make_environment
+
+    def counting(settings):
+        envs = made(settings)
+        envs._conversations.parts.candidates.stats = LLMCandidatesStats(proposals=7, fallback_prompts=3)
+        return envs
+
+    monkeypatch.setattr(run_module, "make_environment", counting)
+    folder = run(read_settings(configure("seed=3")))
+    stats = json.loads((folder / "metadata.json").read_text())["candidate_stats"]
+    assert {name: count for name, count in stats.items() if count} == {"proposals": 7, "fallback_prompts": 3}
 
 
 def test_a_run_directory_holds_what_the_contract_says(configure, tmp_path):
@@ -42,6 +57,7 @@ def test_a_run_directory_holds_what_the_contract_says(configure, tmp_path):
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["dataset_id"]
     assert {"git_revision", "packages", "wall_seconds", "model_hashes"} <= set(metadata)
+    assert "candidate_stats" not in metadata  # this world's candidates are no language model's
     saved = OmegaConf.load(folder / "config.yaml")
     assert saved.agent._target_ == "own_agent.OwnAgent"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

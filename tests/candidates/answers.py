@@ -3,6 +3,8 @@
 import json
 
 ASKED = "asked for"
+WHY = "because so many words about what this person may like seem to have helped all of the people before with"
+DRAFT = "* no\n- not this\n- nor this\n- or that\n- never this\n- by no means\n"
 
 
 def _lists(title, item, between="\n"):
@@ -27,6 +29,10 @@ def _as_records(grid):
     return json.dumps([{"category": t, "prompts": [{"prompt": p} for p in ps]} for t, ps in grid])
 
 
+def _json_lines(grid):
+    return "\n".join(json.dumps({"category": t, "prompts": ps}) for t, ps in grid)
+
+
 LAYOUTS = {
     ASKED: _lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}"),
     "angle titles": _lists(lambda k, t: f"* <{t}>", lambda j, p: f"- {p}"),
@@ -48,6 +54,13 @@ LAYOUTS = {
     "bold items": _lists(lambda k, t: f"## {t}", lambda j, p: f"- **{p}**"),
     "fence": _fenced(_lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}")),
     "thoughts": lambda grid: "<think>\n* no\n- not this\n</think>\n" + LAYOUTS[ASKED](grid),
+    "thoughts that the template began": lambda grid: (
+        DRAFT + json.dumps({"no": ["not this", "nor this"]}) + "\n</think>\n" + LAYOUTS[ASKED](grid)
+    ),
+    "thoughts in brackets": lambda grid: f"[THINK]{DRAFT}[/THINK]" + LAYOUTS[ASKED](grid),
+    "thoughts twice": lambda grid: f"{DRAFT}</think><think>\n{DRAFT}</think>\n" + LAYOUTS[ASKED](grid),
+    "thoughts in an object": lambda grid: '<think>{"no": ["not this"]}</think>' + _as_object(grid),
+    "thoughts with an echo": lambda grid: "<think>a <think> b</think>- not this</think>" + LAYOUTS[ASKED](grid),
     "talk": lambda grid: f"Sure! Here are your prompts:\n\n{LAYOUTS[ASKED](grid)}\n\nShall I write more of them?",
     "list before": lambda grid: f"What I see:\n- dusk wins\n- no people\n\n{LAYOUTS[ASKED](grid)}",
     "carriage returns": lambda grid: LAYOUTS[ASKED](grid).replace("\n", "\r\n"),
@@ -58,8 +71,35 @@ LAYOUTS = {
     "records": _as_records,
     "lists of lists": lambda grid: "Here: " + json.dumps([ps for _, ps in grid]),
     "wrapped object": lambda grid: json.dumps({"categories": [{"title": t, "prompts": ps} for t, ps in grid]}),
+    "JSON lines": _json_lines,
+    "JSON lines with commas": lambda grid: _json_lines(grid).replace("}\n{", "},\n{"),
+    "fenced JSON lines": _fenced(_json_lines, "jsonl"),
+    "objects in fences": lambda grid: "\n".join(_fenced(_json_lines, "json")([row]) for row in grid),
+    "rows": lambda grid: json.dumps([{"category": t, "prompt": p} for t, ps in grid for p in ps]),
+    "JSON lines of prompts": lambda grid: "\n".join(
+        json.dumps({"category": t, "prompt": p}) for t, ps in grid for p in ps
+    ),
+    "a category a line": lambda grid: "\n".join(f"{t}: {'; '.join(ps)}" for t, ps in grid),
+    "a bullet a category": lambda grid: "Here:\n\n" + "\n".join(f"- **{t}:** {'; '.join(ps)};" for t, ps in grid),
+    "lines without titles": lambda grid: "\n".join("\uff1b".join(ps) for t, ps in grid),
     "table": lambda grid: (
         "| Category | Prompt |\n|---|---|\n" + "\n".join(f"| {t} | {p} |" for t, ps in grid for p in ps)
     ),
+    "table with reasons": lambda grid: (
+        "| # | Category | **New prompt** | Why this prompt |\n|--:|:--|:--|:--|\n"
+        + "\n".join(f"| {i} | {t} | {p} | {WHY} {t} |" for t, ps in grid for i, p in enumerate(ps, 1))
+    ),
+    "table that begins with reasons": lambda grid: (
+        "| Reason | Category title | Prompt |\n|--|--|--|\n"
+        + "\n".join(f"| {WHY} {p} | {t} | {p} |" for t, ps in grid for p in ps)
+    ),
+    "table of rows": lambda grid: (
+        "| Why | Theme | "
+        + " | ".join(f"Prompt {j + 1}" for j in range(5))
+        + " |\n"
+        + "|---" * 7
+        + "|\n"
+        + "\n".join(f"| 7 | {t} | {' | '.join(ps)} |" for t, ps in grid)
+    ),
 }
-WITHOUT_TITLES = {"flat", "lists of lists"}
+WITHOUT_TITLES = {"flat", "lists of lists", "lines without titles"}

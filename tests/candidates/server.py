@@ -20,7 +20,7 @@ def stream(*pieces, finish="stop"):
 
 
 class Server:
-    """Plays a list of answers: ``(status, headers, body, seconds between bytes)``; the last one again and again."""
+    """Plays a list of answers as ``answer`` makes them, the last again and again; or asks a function of the body."""
 
     def __init__(self, *script):
         self.script = list(script)
@@ -33,6 +33,8 @@ class Server:
             self.requests.append(request)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
+            if callable(self.script[0]):
+                return self.script[0](request[2])
             return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
     def leave(self):
@@ -40,9 +42,13 @@ class Server:
             self.at_once -= 1
 
 
-def answer(body, status=200, headers=(), drip=0.0, delay=0.0):
-    """One entry of a server's script; the body is bytes, or plain data to be written as JSON."""
-    return status, dict(headers), body if isinstance(body, bytes) else json.dumps(body).encode(), drip, delay
+def answer(body, status=200, headers=(), drip=0.0, delay=0.0, head_drip=0.0):
+    """One entry of a server's script; the body is bytes, or plain data to be written as JSON; no status: no answer.
+
+    ``delay`` seconds pass before the head, ``head_drip`` and ``drip`` between bytes of the head and of the body.
+    """
+    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return status, dict(headers), payload, drip, delay, head_drip
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -50,9 +56,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        status, headers, payload, drip, delay = self.server.script.take((self.path, dict(self.headers), body))
+        status, headers, payload, drip, delay, head_drip = self.server.script.take(
+            (self.path, dict(self.headers), body)
+        )
+        if status is None:  # hang up without a word
+            self.close_connection = True
+            self.server.script.leave()
+            return
         with contextlib.suppress(OSError):  # the client may have gone
             time.sleep(delay)
+            for byte in b"HTTP/1.1 200 OK\r\nX-Slow: yes" if head_drip else b"":
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(head_drip)
             self.send_response(status)
             for name, value in {
                 "Content-Type": "application/json",
@@ -82,6 +98,7 @@ def serving(*script):
     http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     http.daemon_threads = True
     http.script = record
+    record.stop_listening = http.socket.close
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -261,6 +261,15 @@ def test_a_model_that_obeys_an_injection_does_not_change_the_proposal(obeyed):
     np.testing.assert_array_equal(np.bincount(categories[0]), [5] * 5)
 
 
+def test_the_first_fallback_says_why_and_the_others_are_counted(caplog):
+    generator = made(ChatReply("", error="the server answered 503"))
+    for _ in range(2):
+        generator.propose(conversation(generator.prompt_book))
+    (said,) = caplog.messages
+    assert said.startswith("the fallback wrote 25 of 25 candidates of a conversation (the server answered 503")
+    assert generator.stats.incomplete_proposals == 2
+
+
 # The cache
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pasta_gym.candidates.llm_fallback import completed
 from pasta_gym.candidates.llm_grid import Grid, sameness
-from pasta_gym.candidates.llm_lines import clean_prompt, clean_title
+from pasta_gym.candidates.llm_lines import clean_prompt, clean_title, without_thoughts
 from pasta_gym.candidates.llm_parser import Category, Parsed, parse
 from pasta_gym.candidates.llm_prompt import ConversationText
 from pasta_gym.candidates.llm_words import CHARACTERS_PER_WORD, count_words, cut_at_clause, cut_words
@@ -64,6 +64,22 @@ def test_an_item_is_cleaned(written, prompt):
     assert clean_prompt(written) == prompt
 
 
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("a<think>b</think>c<thinking>d</thinking>e", "ace"),
+        ("b</think>c", "c"),
+        ("b</THINKING> c</think>d", "d"),
+        ("a<think>b</think>c</think>d", "d"),
+        ("a[THINK]b", "a"),
+        ("b[/think]c<think>d", "c"),
+        ("a <thinker> b", "a <thinker> b"),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(answer, kept):
+    assert without_thoughts(answer) == kept
+
+
 def test_titles_lose_their_numbers_marks_and_length():
     assert clean_title("**Category 3: Moody light:**") == "Moody light"
     assert clean_title("<Setting>") == "Setting"
@@ -101,6 +117,17 @@ def test_a_prompt_over_the_budget_is_cut_at_a_clause_or_dropped():
 def test_wrapped_lines_belong_to_their_item_and_talk_does_not():
     answer = "* Light\n- a fox in\n  deep fog\n- a hare\nThese two are calm."
     assert as_grid(parse(answer, 1, 2, 20)) == [("Light", ["a fox in deep fog", "a hare"])]
+
+
+def test_a_few_semicolons_make_no_category():
+    for answer in ("* Light\n- a fox: red; in fog", "1. Style: oil; canvas\n2. a hare; asleep"):
+        prompts = [p for c in parse(answer, 5, 5, 20).categories for p in c.prompts]
+        assert prompts[-1] in {"a fox: red; in fog", "a hare; asleep"}
+
+
+def test_json_after_the_talk_that_follows_an_answer_is_no_answer():
+    answer = '{"Light": ["a fox"]}\n{"Place": ["a hare"]}\nI left out {"Mood": ["a dog"]}'
+    assert as_grid(parse(answer, 5, 5, 20)) == [("Light", ["a fox"]), ("Place", ["a hare"])]
 
 
 # The grid
@@ -215,7 +242,7 @@ MARKS = [
     ",",
     "|",
 ]
-MARKS += ["a fox", "fog", "狐狸", "<think>", "</think>", "\u2028", "\ud83d", "\\"]
+MARKS += ["a fox", "fog", "狐狸", "<think>", "</think>", "[/THINK]", "\u2028", "\ud83d", "\\"]
 _sentences = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 _prompts = st.one_of(_sentences, st.text(max_size=80), st.just("an old dream"))
 _grids = st.lists(st.tuples(st.text(max_size=20), st.lists(_prompts, max_size=5)), max_size=8)
@@ -274,7 +301,13 @@ def test_the_rules_have_sixty_prompts_for_the_tightest_budget(max_words, chosen)
 
 ENDLESS = (
     "* ",
+    "[] ",
+    '{"a":["b"]}\n',
+    "a; ",
+    "```",
     "<think>",
+    "</think>",
+    "[THINK]a[/THINK]",
     "a, ",
     "- a, b\n",
     "**a",

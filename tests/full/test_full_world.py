@@ -15,11 +15,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import pasta_gym  # noqa: F401
+from benchmarks.settings import models_digest
 from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_preset
 from pasta_gym.images import CachedImages, DiffusionImages
 from pasta_gym.mini.weights import weights_directory
-from pasta_gym.trajectories import EnvironmentConfig
+from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
+from pasta_gym.trajectories.storage import read_metadata, read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
 from tests.images.tiny_pipelines import quiet, tiny_config, write_tiny_flux
 
@@ -146,12 +148,62 @@ def test_initial_prompts_are_split(config):
 
 def test_what_was_made_in_a_world_is_filed_under_its_models(config):
     names = make_world(config).fingerprint()
-    assert set(names) == {"candidates", "encoder", "images", "user model"}
+    assert set(names) == {"candidates", "encoder", "images", "initial prompts", "user model"}
     steps = dataclasses.replace(config, image_model=dataclasses.replace(config.image_model, steps=3))
     changed = make_world(steps).fingerprint()
     assert {name for name in names if names[name] != changed[name]} == {"images"}
     assert EnvironmentConfig(world=config).world_name == "tiny-flux"
     assert dataclasses.asdict(EnvironmentConfig(world=config))["world"]["image_model"]["steps"] == 2
+
+
+LOGGED = {"images": "diffusion", "slate_size": 2, "images_per_prompt": 1, "horizon": 2}
+
+
+def test_other_prompts_or_users_under_the_same_names_make_other_data_and_runs(config, tmp_path):
+    shutil.copytree(config.user_model, tmp_path / "users")
+    shutil.copy(config.initial_prompts, tmp_path / "prompts.txt")
+    own = dataclasses.replace(config, user_model=str(tmp_path / "users"), initial_prompts=str(tmp_path / "prompts.txt"))
+
+    def names():
+        make_world.cache_clear()  # what a new process has
+        return {**make_world(own).fingerprint(), "run": models_digest(EnvironmentConfig(world=own))}
+
+    seen = [names()]
+    assert names() == seen[0]
+    prompts = (tmp_path / "prompts.txt").read_text()
+    (tmp_path / "prompts.txt").write_text(prompts.replace("number 59", "in the rain"))
+    seen.append(names())
+    assert {name for name in seen[0] if seen[0][name] != seen[1][name]} == {"initial prompts", "run"}
+    weights = tmp_path / "users" / "user_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    seen.append(names())
+    assert {name for name in seen[0] if seen[1][name] != seen[2][name]} == {"user model", "run"}
+    make_world.cache_clear()
+
+
+def test_a_killed_collection_goes_on_in_a_process_that_has_met_no_prompt(config, tmp_path):
+    logged = CollectionConfig(EnvironmentConfig(world=config, **LOGGED), n_episodes=4, shard_size=2)
+
+    def kill(done, _):
+        raise KeyboardInterrupt(done)
+
+    with quiet():
+        whole = collect(logged, root=tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt, match="2"):
+            collect(logged, root=tmp_path / "cut", progress=kill)
+        make_world.cache_clear()  # a new process has a new prompt book
+        went_on = collect(logged, root=tmp_path / "cut")
+    assert went_on.name == whole.name
+    assert read_prompt_texts(went_on) == read_prompt_texts(whole)
+    assert any(text.startswith("a cat number") for text in read_prompt_texts(went_on))
+    stats = read_metadata(went_on)["candidate_stats"]
+    assert stats == read_metadata(whole)["candidate_stats"]
+    # Each episode is proposed for at 0, 1 and 2 turns, and nobody sees the last; the rules write all the others.
+    assert {name: stats[name] for name in ("proposals", "incomplete_proposals", "fallback_prompts")} == {
+        "proposals": 12,
+        "incomplete_proposals": 8,
+        "fallback_prompts": 200,
+    }
 
 
 def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
@@ -170,6 +222,7 @@ def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
     assert world.name == "sdxl"
     assert world.picture_size == 1024
     assert make_world("sdxl") is world
+    assert models_digest(EnvironmentConfig(world="sdxl"))  # no model is loaded for it: there is none
     with pytest.raises(ValueError, match=r"world must be one of .*'sdxl', 'flux'.* got 'sdxk'"):
         make_world("sdxk")
     make_world.cache_clear()

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from pasta_gym.images import CachedImages, DiffusionImages, ImageCache
+from pasta_gym.images import CachedImages, DiffusionImages, ImageCache, image_cache
 from pasta_gym.images.image_cache import CachedImage, image_key
 from pasta_gym.seeding import mix
 from tests.env.tiny_world import TinyBook
@@ -184,6 +185,25 @@ def test_trimming_removes_old_partial_files_alone(tmp_path):
     assert not old.exists()
     assert cache.trim(0) == 0
     assert len(cache) == 0
+
+
+@pytest.mark.parametrize(("n_deletions", "is_kept"), [(1, True), (2, False)])
+def test_a_folder_that_is_deleted_while_it_is_written_ends_no_run(tmp_path, monkeypatch, caplog, n_deletions, is_kept):
+    cache = ImageCache(tmp_path / "pictures")
+    real, left = image_cache.exclusive, [None] * n_deletions
+
+    def deleted(path):
+        if left:
+            left.pop()
+            shutil.rmtree(cache.folder)
+        return real(path)
+
+    monkeypatch.setattr(image_cache, "exclusive", deleted)
+    assert cache.put(key(1), picture(1)) is is_kept
+    assert (cache.get(key(1)) is not None) is is_kept
+    assert ("was deleted while" in caplog.text) is not is_kept
+    assert cache.put(key(2), picture(2))
+    assert not list(cache.folder.rglob("*.partial"))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

@@ -325,3 +325,9 @@ def test_a_folder_is_known_by_its_content(flux, tmp_path):
     data[-1] ^= 1
     path.write_bytes(bytes(data))
     assert model_identity(tiny_config(copy)) != first
+    own_words = copy / "tokenizer_2" / "spiece.model"
+    seen = [model_identity(tiny_config(copy))]
+    for vocabulary in (b"a", b"b"):
+        own_words.write_bytes(vocabulary)
+        seen.append(model_identity(tiny_config(copy)))
+    assert len({identity["revision"] for identity in seen}) == 3

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -116,6 +117,42 @@ def test_shards_survive_the_disk_and_broken_ones_are_named(tmp_path, shards):
     (tmp_path / "arrays.npz").write_bytes(b"PK not a zip")
     with pytest.raises(ValueError, match=r"arrays.npz .*delete"):
         storage.load_shard(tmp_path)
+
+
+def test_a_shard_keeps_its_words_where_it_has_some(tmp_path, shards):
+    written = [f"a fox, {i}" for i in shards[0].prompts]
+    for name, shard in (("new", replace(shards[0], prompt_texts=tuple(written))), ("old", shards[1])):
+        (tmp_path / name).mkdir()
+        storage.save_shard(tmp_path / name, shard)
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["arrays.npz"]
+    both = [storage.load_shard(tmp_path / name) for name in ("new", "old")]
+    asked = []
+
+    def texts(ids):
+        asked.extend(ids.tolist())
+        return [f"prompt {i}" for i in ids]
+
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    storage.save(folder, both, texts=texts, metadata={})
+    of_old = sorted(set(shards[1].prompts) - set(shards[0].prompts))
+    assert asked == of_old
+    known = dict(zip(shards[0].prompts, written, strict=True)) | {i: f"prompt {i}" for i in of_old}
+    assert storage.read_prompt_texts(folder) == [known[i] for i in sorted(known)]
+    for broken in ("[", "{}", '["one"]'):
+        (tmp_path / "new" / "texts.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"texts.json is broken.*delete .* collect again"):
+            storage.load_shard(tmp_path / "new")
+
+
+def test_counts_of_the_candidate_generator_are_added_up(tmp_path, shards):
+    for name, shard, stats in (("a", shards[0], {"requests": 5, "replies": 4}), ("b", shards[1], {"requests": 2})):
+        (tmp_path / name).mkdir()
+        storage.save_shard(tmp_path / name, replace(shard, candidate_stats=stats))
+    both = [storage.load_shard(tmp_path / name) for name in ("a", "b")]
+    for shown, stats in ((both, {"requests": 7, "replies": 4}), (shards, None)):
+        storage.save(tmp_path, shown, texts=lambda ids: [str(i) for i in ids], metadata={})
+        assert storage.read_metadata(tmp_path).get("candidate_stats") == stats
 
 
 def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
