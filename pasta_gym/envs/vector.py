@@ -45,7 +45,7 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
     Args:
         num_envs: How many conversations.
         reward: ``"sparse"`` or ``"dense"``.
-        images: ``"diffusion"`` or ``"surrogate"``.
+        images: ``"diffusion"``, ``"diffusion_8"``, ``"painter"`` or ``"surrogate"``, as in the single environment.
         world: A shipped world's name or a world of your own.
         split: Initial prompts of ``"train"``, ``"validation"`` or ``"test"``.
         user_model: A user model or the folder of one; the world's by default.
