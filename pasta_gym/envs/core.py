@@ -281,4 +281,5 @@ class Conversations:
     def _painted(self, prompts: IntArray, keys: UInt64Array) -> Images:
         """Paint prompts ``(N,)`` with keys ``(N, M)``."""
         painter = self.parts.images
-        return checked_images(painter.generate(prompts, keys), *keys.shape, painter.embedding_dim)
+        n, n_images = keys.shape
+        return checked_images(painter.generate(prompts, keys), n, n_images, painter.embedding_dim)

@@ -199,7 +199,7 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
             raise ResetNeeded("no conversation has begun; call reset() before render()")
         return tuple(frame(self._conversations, row) for row in range(self.num_envs))
 
-    def _given_seeds(self, seed: int | Sequence[int | None]) -> list[int | None]:
+    def _given_seeds(self, seed: Any) -> list[int | None]:
         """One seed for each conversation, None for those that keep theirs."""
         if isinstance(seed, np.ndarray):
             seed = seed.tolist()
@@ -221,7 +221,7 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         """Take new seeds, whose episodes count from 0; the others go on to their next episode."""
         if self._seeds is None:
             # Whoever was given none before begins with one by chance.
-            first = self.np_random_seed if None in given else 0
+            first = (self.np_random_seed or 0) if None in given else 0
             self._seeds = np.array([(first + i) & _SEED_BITS for i in range(self.num_envs)], dtype=np.uint64)
             self._episodes[:] = -1
         self._episodes += 1
