@@ -15,6 +15,7 @@ from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.history import check_dataset
 from agents.observation_rows import LoggedRows, RowForm, Rows, Standard, check_row_form, checked_rows
+from agents.settings import check_counts, check_positive
 from agents.slate_actions import ScoreActions, SlateNumbers
 from agents.slate_selection import rounded
 from pasta_gym.trajectories import TrajectoryDataset
@@ -64,12 +65,8 @@ class D3RLPyConfig:
         if self.algorithm not in get_args(Algorithm):
             raise ValueError(f"algorithm must be one of {get_args(Algorithm)}, got {self.algorithm!r}")
         check_row_form(self.observation)
-        for name in ("steps", "batch_size", "width", "n_layers", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "reward_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_counts(self, "steps", "batch_size", "width", "n_layers", "log_every")
+        check_positive(self, "learning_rate", "reward_scale")
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount must lie in (0, 1], got {self.discount}; returns are undiscounted sums")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -28,6 +27,7 @@ from agents.history import Histories, LoggedHistories, StateEncoder, check_datas
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
 from agents.mixture_fit import MixtureConfig
 from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
+from agents.settings import check_counts, check_not_negative, check_positive, part_of
 from agents.slate_selection import rounded, slate_sampled_by_value, top_slate
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -90,8 +90,7 @@ class IQLConfig:
         Raises:
             ValueError: Naming the setting, its value and the range.
         """
-        if isinstance(self.mixture, Mapping):
-            object.__setattr__(self, "mixture", MixtureConfig(**self.mixture))
+        object.__setattr__(self, "mixture", part_of(MixtureConfig, self.mixture, "mixture"))
         for name, allowed in (
             ("loss", ("slate_mean", "per_prompt")),
             ("selection", ("greedy", "sample")),
@@ -104,14 +103,10 @@ class IQLConfig:
             raise ValueError(f"expectile must lie in [0.5, 1), got {self.expectile}; the paper uses 0.7")
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"target_rate must lie in (0, 1], got {self.target_rate}; 1 copies the online network")
-        for name in ("steps", "batch_size", "target_period", "width", "n_encoder_outputs", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_layers < 0:
-            raise ValueError(f"n_layers must be at least 0, got {self.n_layers}; 0 makes values linear")
-        for name in ("temperature", "learning_rate", "gradient_norm", "reward_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_counts(self, "steps", "batch_size", "target_period", "width", "n_encoder_outputs", "log_every")
+        check_counts(self, "n_layers", least=0, note="0 makes values linear")
+        check_not_negative(self, "weight_decay")
+        check_positive(self, "temperature", "learning_rate", "gradient_norm", "reward_scale")
 
 
 class IQLNetwork(nn.Module):

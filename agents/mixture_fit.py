@@ -19,6 +19,7 @@ from agents.choice_mixture import (
     in_precision,
 )
 from agents.networks import linear
+from agents.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray
 
@@ -57,12 +58,9 @@ class MixtureConfig:
         Raises:
             ValueError: Naming the setting and its range.
         """
-        for name in ("n_components", "width", "steps", "batch_size", "restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("reward_scale", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_counts(self, "n_components", "width", "steps", "batch_size", "restarts")
+        check_positive(self, "reward_scale", "learning_rate")
+        check_not_negative(self, "weight_decay")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie strictly between 0 and 1, got {self.held_out}; the default is 0.1")
 

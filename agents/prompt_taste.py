@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from agents.history import LoggedHistories, StateEncoder
 from agents.networks import linear
+from agents.settings import check_counts, check_not_negative, check_positive
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,9 @@ class TasteConfig:
         Raises:
             ValueError: Naming the setting and its range.
         """
-        for name in ("width", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        check_counts(self, "width", "steps", "batch_size")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "weight_decay")
 
 
 class PromptTaste(nn.Module):

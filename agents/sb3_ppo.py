@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.observation_rows import RowForm, Standard, check_row_form, checked_rows, rows_of_observations
 from agents.random_slate import RandomAgent
+from agents.settings import check_counts, check_positive, part_of
 from agents.slate_actions import ScoreActions
 from agents.slate_selection import rounded
 from pasta_gym import seeding
@@ -75,19 +75,16 @@ class PPOConfig:
         Raises:
             ValueError: Naming the setting, its value and the range.
         """
-        if isinstance(self.environment, Mapping):
-            object.__setattr__(self, "environment", EnvironmentConfig(**self.environment))
+        object.__setattr__(self, "environment", part_of(EnvironmentConfig, self.environment, "environment"))
         if self.environment.split != "train":
             raise ValueError(f"environment.split must be 'train', got {self.environment.split!r}: others are held out")
         if self.reward not in REWARDS:
             raise ValueError(f"reward must be one of {REWARDS}, got {self.reward!r}")
         check_row_form(self.observation)
-        for name in ("n_turns", "n_envs", "conversations_per_update", "n_epochs", "batch_size", "width", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip_range", "reward_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_counts(
+            self, "n_turns", "n_envs", "conversations_per_update", "n_epochs", "batch_size", "width", "n_layers"
+        )
+        check_positive(self, "learning_rate", "clip_range", "reward_scale")
         if not 0 < self.discount <= 1 or not 0 <= self.gae_lambda <= 1:
             raise ValueError(
                 f"discount must lie in (0, 1] and gae_lambda in [0, 1], got {self.discount} and {self.gae_lambda}"

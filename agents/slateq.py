@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -31,6 +31,7 @@ from agents.mixture_fit import MixtureConfig, logged_rewards
 from agents.mixture_slate import mixture_slate
 from agents.networks import start_at, update_target
 from agents.prompt_taste import TasteConfig, fit_prompt_taste
+from agents.settings import check_counts, check_not_negative, check_positive, part_of
 from agents.slate_selection import coordinate_slate, exact_choice_slate, rounded, topk_choice_slate
 from agents.slateq_network import ItemScores, MixtureSlateQNetwork, SlateQNetwork
 from pasta_gym.trajectories import TrajectoryDataset
@@ -107,10 +108,8 @@ class SlateQConfig:
         Raises:
             ValueError: Naming the setting, its value and the range.
         """
-        if isinstance(self.mixture, Mapping):
-            object.__setattr__(self, "mixture", MixtureConfig(**self.mixture))
-        if isinstance(self.taste, Mapping):
-            object.__setattr__(self, "taste", TasteConfig(**self.taste))
+        object.__setattr__(self, "mixture", part_of(MixtureConfig, self.mixture, "mixture"))
+        object.__setattr__(self, "taste", part_of(TasteConfig, self.taste, "taste"))
         for name, allowed in (
             ("slate_value", ("mixture", "softmax")),
             ("next_slate", ("logged", "max")),
@@ -129,14 +128,10 @@ class SlateQConfig:
                     )
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"target_rate must lie in (0, 1], got {self.target_rate}; 1 copies the online network")
-        for name in ("steps", "batch_size", "target_period", "width", "n_encoder_outputs", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_layers < 0:
-            raise ValueError(f"n_layers must be at least 0, got {self.n_layers}; 0 makes values linear")
-        for name in ("learning_rate", "gradient_norm", "reward_scale", "choice_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_counts(self, "steps", "batch_size", "target_period", "width", "n_encoder_outputs", "log_every")
+        check_counts(self, "n_layers", least=0, note="0 makes values linear")
+        check_not_negative(self, "weight_decay")
+        check_positive(self, "learning_rate", "gradient_norm", "reward_scale", "choice_weight")
 
 
 class SlateQAgent:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from agents.settings import check_counts, check_not_negative, check_positive, part_of
 from agents.token_loading import SCRATCH, SCRATCH_VALUE_TOKEN, ScratchConfig, Tuning
 from agents.token_model import Precision
 
@@ -113,8 +113,7 @@ class TokenIQLConfig:
         Raises:
             ValueError: Naming the setting, its value and the range.
         """
-        if isinstance(self.scratch, Mapping):
-            object.__setattr__(self, "scratch", ScratchConfig(**self.scratch))
+        object.__setattr__(self, "scratch", part_of(ScratchConfig, self.scratch, "scratch"))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -126,15 +125,10 @@ class TokenIQLConfig:
             raise ValueError(f"expectile must lie in [0.5, 1), got {self.expectile}; the paper uses 0.7")
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"target_rate must lie in (0, 1], got {self.target_rate}; 1 copies the online network")
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("q_token", "v_token", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("temperature", "learning_rate", "gradient_norm", "reward_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_counts(self, *_COUNTS)
+        check_counts(self, "q_token", "v_token", least=0)
+        check_not_negative(self, "weight_decay")
+        check_positive(self, "temperature", "learning_rate", "gradient_norm", "reward_scale")
 
 
 _CHOICES = {

@@ -39,6 +39,8 @@ class ScratchConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"scratch.{name} must be an integer of at least 1, got {value!r}")
             if value < 1:
                 raise ValueError(f"scratch.{name} must be at least 1, got {value}")
         if self.width % (2 * self.n_heads):

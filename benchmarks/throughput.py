@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.user_model_throughput import matrix_peak
 from pasta_gym.encoders import TableTextEncoder
-from pasta_gym.trajectories.collect import decision_keys
+from pasta_gym.trajectories.collection import decision_keys
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.random_policy import random_slates
 from pasta_gym.worlds import make_world

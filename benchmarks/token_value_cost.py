@@ -30,7 +30,7 @@ from agents.token_model import ValueModel
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_template import Reader
 from benchmarks.evaluate import text_record
-from pasta_gym.trajectories.collect import decision_keys
+from pasta_gym.trajectories.collection import decision_keys
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.random_policy import random_slates
 

@@ -192,7 +192,8 @@ def _make_mini() -> World:
         raise ValueError(
             f"the weights {clip} are missing; reinstall pasta-gym, or train them with `python -m pasta_gym.mini.train`"
         )
-    cache_file = cache_directory() / f"prompt-embeddings-{file_hash(clip)}-{file_hash(TOKENIZER_FILE)}.npz"
+    clip_hash = file_hash(clip)
+    cache_file = cache_directory() / f"prompt-embeddings-{clip_hash}-{file_hash(TOKENIZER_FILE)}.npz"
     text_encoder = TableTextEncoder(book, _encode_mini_texts, 64, grammar.N_PROMPTS, cache_file=cache_file)
 
     def surrogate() -> ImageGenerator:
@@ -220,7 +221,7 @@ def _make_mini() -> World:
             guidance=sdxl.DEFAULT_GUIDANCE,
             batch_size=_MINI_BATCH,
         )
-        painted.encoder_sha256 = file_hash(clip)
+        painted.encoder_sha256 = clip_hash
         return painted
 
     def painter() -> ImageGenerator:
@@ -229,7 +230,7 @@ def _make_mini() -> World:
 
         clip_model = load_clip()
         painted = PainterImages(clip_model.encode_images, clip_model.embedding_dim)
-        painted.encoder_sha256 = file_hash(clip)
+        painted.encoder_sha256 = clip_hash
         return painted
 
     return World(

@@ -1,6 +1,7 @@
 """What is declared, what is pinned and what is installed agree."""
 
 import importlib.metadata
+import importlib.resources
 import pathlib
 import tomllib
 
@@ -42,3 +43,10 @@ def test_the_core_runs_the_environment_and_not_the_benchmark():
     core = {Requirement(text).name for text in PROJECT["dependencies"]}
     assert {"torch", "diffusers", "transformers", "open_clip_torch", "safetensors", "gymnasium"} <= core
     assert not core & {"d3rlpy", "wandb", "hydra-core", "pyarrow", "pytest", "matplotlib"}
+
+
+def test_the_package_has_the_mark_of_the_types_that_it_claims():
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+    mark = importlib.resources.files("pasta_gym") / "py.typed"
+    assert mark.is_file()  # without it a type checker takes everything imported from the package as Any
+    assert mark.read_text() == ""

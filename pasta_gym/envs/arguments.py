@@ -58,10 +58,13 @@ def checked_options(
         Prompt ids and user types, ``(n,)`` each, or None where nothing is asked for.
 
     Raises:
-        ValueError: If a key is unknown, a prompt cannot be read, a type does not exist or a list is too short.
+        ValueError: If the options are no dictionary, a key is unknown, a prompt cannot be read, a type does not exist
+            or a list is too short.
     """
     options = {} if options is None else options
-    unknown = sorted(set(options) - set(OPTIONS))
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options must be a dictionary with the keys {OPTIONS}, got {options!r}")
+    unknown = sorted(set(options) - set(OPTIONS), key=repr)
     if unknown:
         raise ValueError(f"reset takes the options {OPTIONS}, got {unknown}")
     prompts = user_types = None

@@ -23,7 +23,8 @@ class PastaConfig:
 
     Attributes:
         reward: ``"sparse"`` pays at the last turn alone, ``"dense"`` at every turn.
-        images: Name of the world's image generator; ``"diffusion"`` paints, ``"surrogate"`` draws embeddings.
+        images: Name of the world's image generator; ``"diffusion"``, ``"diffusion_8"`` and ``"painter"`` paint,
+            ``"surrogate"`` draws embeddings.
         split: Initial prompts of ``"train"``, ``"validation"`` or ``"test"``.
         n_candidates: L_C, candidates of a turn.
         n_categories: Categories they fall in.

@@ -9,9 +9,17 @@ import functools
 
 import numpy as np
 
+from pasta_gym.envs.answers import (
+    TEXT_ENCODER,
+    USER_MODEL,
+    checked_images,
+    checked_numbers,
+    checked_proposal,
+    checked_utilities,
+)
 from pasta_gym.envs.assembly import Parts
 from pasta_gym.seeding import CANDIDATES, CHOICE, EPISODE, IMAGE, PROMPT, USER, gumbels, integers, mix, uniforms
-from pasta_gym.types import NOT_YET, BoolArray, FloatArray, History, ImageArray, IntArray, UInt64Array
+from pasta_gym.types import NOT_YET, BoolArray, FloatArray, History, ImageArray, Images, IntArray, UInt64Array
 
 REWARD_SCALE = 10.0
 Rows = IntArray | slice
@@ -90,6 +98,9 @@ class Conversations:
             episodes: ``(n,)`` number of the episode under its seed.
             prompts: ``(n,)`` initial prompt ids instead of drawn ones.
             user_types: ``(n,)`` user types instead of drawn ones.
+
+        Raises:
+            ValueError: If a part answers with another shape, type or range than its protocol says.
         """
         parts = self.parts
         keys = mix(seeds, episodes, EPISODE)
@@ -102,13 +113,16 @@ class Conversations:
         self.turns[rows] = 0
         self.slates[rows] = self.choices[rows] = NOT_YET
         self.utilities[rows] = self.slate_prompts[rows] = self.slate_images[rows] = 0
-        embedded = parts.world.text_encoder.embed(prompts)
+        embedded = self._embedded(prompts)
         read = embedded if parts.eyes is None else parts.eyes.prompts(prompts)
-        features = parts.user_model.prompt_features(read)
+        # Users who all read a prompt alike may keep it once for all types.
+        sizes = (None, None) if self.prompt_features is None else self.prompt_features.shape[1:]
+        shape = (len(prompts), *sizes)
+        features = checked_numbers(parts.user_model.prompt_features(read), shape, USER_MODEL, "prompt features")
         if self.prompt_features is None:
             self.prompt_features = np.zeros((self.n, *features.shape[1:]), dtype=features.dtype)
         self.initial_embeddings[rows], self.prompt_features[rows] = embedded, features
-        images = parts.images.generate(prompts, self.image_keys(rows, prompts[:, None], self.turns[rows])[:, 0])
+        images = self._painted(prompts, self.image_keys(rows, prompts[:, None], self.turns[rows])[:, 0])
         self.initial_images[rows] = images.embeddings
         for row in rows.tolist() if self.initial_pixels or self.slate_pixels or images.pixels is not None else ():
             self.initial_pixels.pop(row, None)
@@ -128,19 +142,25 @@ class Conversations:
         Returns:
             ``(n,)`` float64 rewards: ten times the utility of the chosen column, at the last turn alone if the
             reward is sparse.
+
+        Raises:
+            ValueError: If a part answers with another shape, type or range than its protocol says.
         """
         parts, config = self.parts, self.parts.config
         at = self._index(rows)
         self.turns[at] += 1
         turns = self.turns[at]
         slates = np.take_along_axis(self.candidates[at], actions, axis=1)
-        images = parts.images.generate(
+        images = self._painted(
             slates.reshape(-1), self.image_keys(rows, slates, turns).reshape(-1, config.images_per_prompt)
         )
         embeddings = images.embeddings.reshape(*slates.shape, *images.embeddings.shape[1:])
         seen = embeddings if parts.eyes is None else parts.eyes.images(images).reshape(*embeddings.shape[:-1], -1)
         assert self.prompt_features is not None
-        utilities = parts.user_model.utilities(self.user_types[at], self.prompt_features[at], seen)
+        utilities = checked_utilities(
+            parts.user_model.utilities(self.user_types[at], self.prompt_features[at], seen), slates.shape
+        )
+        logits = checked_numbers(parts.user_model.choice_logits(utilities), slates.shape, USER_MODEL, "choice logits")
         luck = gumbels(
             mix(
                 self.episode_keys[at][:, None],
@@ -150,7 +170,7 @@ class Conversations:
                 CHOICE,
             )
         )
-        choices = sample_choices(parts.user_model.choice_logits(utilities), luck)
+        choices = sample_choices(logits, luck)
         picked = np.arange(len(slates))
         self.slates[rows, turns - 1] = slates
         self.choices[rows, turns - 1] = choices
@@ -245,12 +265,21 @@ class Conversations:
             horizon=parts.config.horizon,
             pixels=functools.partial(self._pixels_seen, rows) if self.keeps_pixels else None,
         )
-        ids, categories = parts.candidates.propose(history)
-        expected = (len(rows), parts.config.n_candidates)
-        if ids.shape != expected or categories.shape != expected:
-            raise ValueError(
-                f"the candidate generator must return ids and categories of shape {expected}, got {ids.shape} "
-                f"and {categories.shape}"
-            )
+        config = parts.config
+        ids, categories = checked_proposal(
+            parts.candidates.propose(history), len(rows), config.n_candidates, config.n_categories
+        )
         self.candidates[at], self.categories[at] = ids, categories
-        self.candidate_embeddings[at] = parts.world.text_encoder.embed(ids)
+        self.candidate_embeddings[at] = self._embedded(ids)
+
+    def _embedded(self, prompts: IntArray) -> FloatArray:
+        """Embed prompts ``(...)`` as texts, ``(..., d)``."""
+        encoder = self.parts.world.text_encoder
+        shape = (*prompts.shape, encoder.embedding_dim)
+        return checked_numbers(encoder.embed(prompts), shape, TEXT_ENCODER, "embeddings")
+
+    def _painted(self, prompts: IntArray, keys: UInt64Array) -> Images:
+        """Paint prompts ``(N,)`` with keys ``(N, M)``."""
+        painter = self.parts.images
+        n, n_images = keys.shape
+        return checked_images(painter.generate(prompts, keys), n, n_images, painter.embedding_dim)

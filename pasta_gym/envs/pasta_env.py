@@ -74,7 +74,8 @@ class PastaEnv(gymnasium.Env[Observation, IntArray]):
 
     Args:
         reward: ``"sparse"`` or ``"dense"``.
-        images: ``"diffusion"`` paints pictures, ``"surrogate"`` draws their embeddings only, much faster.
+        images: ``"diffusion"`` paints pictures, ``"diffusion_8"`` in twice the steps, ``"painter"`` by rule;
+            ``"surrogate"`` draws their embeddings only, much faster. A world of your own has its own names.
         world: A shipped world's name, or a :class:`pasta_gym.worlds.World` of your own.
         split: Initial prompts of ``"train"``, ``"validation"`` or ``"test"``.
         user_model: A user model or the folder of one; the world's by default.

@@ -16,6 +16,7 @@ from pasta_gym.types import ImageArray, IntArray
 TILE = 128
 _GAP, _MARGIN, _COLUMN_GAP = 4, 16, 20
 _HEADER, _CAPTION, _FOOTER = 78, 104, 44
+_NOTE = 26  # below the top of the footer, where the chosen column says that it is
 _BACKGROUND, _INK, _FAINT, _CHOSEN, _BLANK = "#ffffff", "#1c1c1c", "#6b6b6b", "#d1495b", (232, 232, 232)
 _PAINTER = "diffusion"
 
@@ -66,7 +67,7 @@ def draw_slate(
         caption = prompts[column] if shown else ""
         pictures = images[column] if images is not None and shown else None
         _draw_column(canvas, draw, column + 1, caption, pictures, config, is_chosen=shown and column == chosen)
-    draw.text((_MARGIN, height - _FOOTER + 14), note, fill=_FAINT, font=_font(13))
+    draw.text((_MARGIN, height - _FOOTER + _NOTE), note, fill=_FAINT, font=_fitting_font(note, width - 2 * _MARGIN))
     return np.asarray(canvas, dtype=np.uint8).copy()
 
 
@@ -150,6 +151,11 @@ def _illustrations(
         return None, None, "This world's images exist as embeddings only."
     note = "Illustration: the user judged embeddings drawn by the surrogate, not these pictures."
     return painted.pixels[0], painted.pixels[1:] if len(slate) else None, note
+
+
+def _fitting_font(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font of at most 13 in which one line fits: frames of two columns are narrow."""
+    return next((_font(size) for size in range(13, 8, -1) if _font(size).getlength(text) <= width), _font(8))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from pasta_gym.types import BoolArray, FloatArray, ImageArray, IntArray, UInt64A
 from pasta_gym.worlds import World
 
 _DEFAULTS = PastaConfig()
+_SEED_BITS = 0xFFFFFFFFFFFFFFFF
 
 
 def _metadata() -> dict[str, Any]:
@@ -35,15 +36,16 @@ def _metadata() -> dict[str, Any]:
 class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
     """Many conversations, each exactly as :class:`pasta_gym.envs.PastaEnv` would have it alone.
 
-    ``reset(seed=s)`` seeds conversation i with ``s + i``. A conversation that is over restarts at the next step,
-    which ignores its action, pays nothing and returns the first observation of the seed's next episode.
+    ``reset(seed=s)`` seeds conversation i with ``s + i``, and ``seed=[1, None, 2]`` leaves the second its own. A
+    conversation that is over restarts at the next step, which ignores its action, pays nothing and returns the first
+    observation of the seed's next episode.
     ``info`` holds prompt ids, arrays over the conversations: ``initial_prompt_id, candidate_ids, slate_ids``
     (-1 before the first slate) and ``chosen_prompt_id``; ``texts(ids)`` writes ids out.
 
     Args:
         num_envs: How many conversations.
         reward: ``"sparse"`` or ``"dense"``.
-        images: ``"diffusion"`` or ``"surrogate"``.
+        images: ``"diffusion"``, ``"diffusion_8"``, ``"painter"`` or ``"surrogate"``, as in the single environment.
         world: A shipped world's name or a world of your own.
         split: Initial prompts of ``"train"``, ``"validation"`` or ``"test"``.
         user_model: A user model or the folder of one; the world's by default.
@@ -140,8 +142,8 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         """Begin every conversation.
 
         Args:
-            seed: Seed of the first conversation, the others count on; or one for each. Later calls without
-                one give the seeds' next episodes.
+            seed: Seed of the first conversation, the others count on; or one for each, None for those that keep
+                theirs. A conversation that keeps its seed begins the seed's next episode.
             options: ``prompt`` and ``user_type``, one value or a list with one for each.
 
         Returns:
@@ -151,12 +153,8 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
             ValueError: If an option is unknown or cannot be read, or the seeds are not one for each.
         """
         prompts, user_types = checked_options(options, self._conversations.parts, self.num_envs, is_vector=True)
-        self._episodes += 1
-        if seed is None and self._seeds is None:
-            seed = self.np_random_seed
-        if seed is not None:
-            self._seeds = self._seeds_of(seed)
-            self._episodes[:] = 0
+        given = [None] * self.num_envs if seed is None else self._given_seeds(seed)
+        self._reseed(given)
         assert self._seeds is not None
         self._conversations.begin(self._rows, self._seeds, self._episodes, prompts=prompts, user_types=user_types)
         return self._conversations.observations(), self._conversations.info()
@@ -207,16 +205,34 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
             raise ResetNeeded("no conversation has begun; call reset() before render()")
         return tuple(frame(self._conversations, row) for row in range(self.num_envs))
 
-    def _seeds_of(self, seed: int | Sequence[int | None]) -> UInt64Array:
-        """One seed for each conversation."""
-        if isinstance(seed, int | np.integer):
-            seeds = [int(seed) + i for i in range(self.num_envs)]
-        else:
-            given = list(seed)
-            if len(given) != self.num_envs or any(not isinstance(s, int | np.integer) for s in given):
-                raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
-            seeds = [int(s) for s in given if s is not None]
-        if min(seeds) < 0:
-            raise ValueError(f"seeds must be 0 or more, got {min(seeds)}")
-        self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(seeds[0])
-        return np.array([s & 0xFFFFFFFFFFFFFFFF for s in seeds], dtype=np.uint64)
+    def _given_seeds(self, seed: Any) -> list[int | None]:
+        """One seed for each conversation, None for those that keep theirs."""
+        if isinstance(seed, np.ndarray):
+            seed = seed.tolist()
+        if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        given = list(seed) if isinstance(seed, Sequence) else []
+        wrong = [s for s in given if s is not None and (isinstance(s, bool) or not isinstance(s, int | np.integer))]
+        if len(given) != self.num_envs or wrong:
+            raise ValueError(
+                f"seed must be an integer or {self.num_envs} of them, None for those that keep theirs, got {seed!r}"
+            )
+        seeds = [None if s is None else int(s) for s in given]
+        least = min((s for s in seeds if s is not None), default=0)
+        if least < 0:
+            raise ValueError(f"seeds must be 0 or more, got {least}")
+        return seeds
+
+    def _reseed(self, given: Sequence[int | None]) -> None:
+        """Take new seeds, whose episodes count from 0; the others go on to their next episode."""
+        if self._seeds is None:
+            # Whoever was given none before begins with one by chance.
+            first = (self.np_random_seed or 0) if None in given else 0
+            self._seeds = np.array([(first + i) & _SEED_BITS for i in range(self.num_envs)], dtype=np.uint64)
+            self._episodes[:] = -1
+        self._episodes += 1
+        for i, seed in enumerate(given):
+            if seed is not None:
+                self._seeds[i], self._episodes[i] = seed & _SEED_BITS, 0
+        if given[0] is not None:
+            self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(given[0])

@@ -111,7 +111,7 @@ def load_clip(folder: pathlib.Path | None = None) -> MiniClip:
     """Load the shipped mini CLIP, or one from ``folder`` (``open_clip_model.safetensors``).
 
     Raises:
-        ValueError: If the weights are missing, broken or of another shape.
+        ValueError: If the weights are missing, broken, of another shape, or not those that their card names.
     """
     folder = folder or weights.weights_directory() / "clip"
     model = build_clip()

@@ -261,8 +261,8 @@ def parse_prompt(text: str) -> int:
         The prompt id; its phrasing is the one that agrees with most of the wordings used.
 
     Raises:
-        ValueError: If a word is unknown (the message lists close ones), two values of one dimension are
-            named, or the text is empty.
+        ValueError: If a word is unknown (the message lists close ones) or only part of a phrase (it lists those
+            phrases), two values of one dimension are named, or the text is empty.
     """
     tokens = [w for w in _typed_words(text) if w not in _FILLERS]
     if not tokens:
@@ -326,7 +326,14 @@ def prompt_ids_of(*names: str, phrasing: int = 0) -> int:
 
 
 def _unknown_word(word: str, text: str) -> str:
+    """Say what is wrong with a word that starts no phrase of the grammar."""
     known = vocabulary()
+    if word in known:
+        phrases = [p for slot in SLOTS for pair in slot.phrases for p in pair if word in words(p)]
+        return (
+            f"the word {word!r} in the prompt {text!r} stands in the mini world's grammar only within a phrase: write "
+            f"{' or '.join(map(repr, phrases))}"
+        )
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known words: {', '.join(known)}"
     return f"the word {word!r} in the prompt {text!r} is not in the mini world's grammar; {hint}"

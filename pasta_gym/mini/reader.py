@@ -88,7 +88,7 @@ def load_reader(role: str, folder: pathlib.Path | None = None) -> Reader:
     """Load a shipped reader, or one from ``folder`` (``reader.safetensors``).
 
     Raises:
-        ValueError: If the role is unknown or the weights are missing or broken.
+        ValueError: If the role is unknown or the weights are missing, broken, or not those that their card names.
     """
     reader = Reader(role)
     folder = folder or weights.weights_directory() / f"reader_{role}"

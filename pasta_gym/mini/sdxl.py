@@ -170,7 +170,7 @@ def load_pipeline(folder: pathlib.Path | str | None = None) -> StableDiffusionXL
             f"no diffusers pipeline in {path} (model_index.json is missing); reinstall pasta-gym, or train it with "
             "`python -m pasta_gym.mini.train sdxl`"
         )
-    if (path / "card.json").is_file():
+    if (path / weights.CARD_FILE).is_file():
         # A tensor that is missing from a text encoder would be drawn at random, with no more than a line in the log.
         weights.check_files(path)
     try:

@@ -145,7 +145,7 @@ def load_surrogate(folder: pathlib.Path | None = None) -> Surrogate:
     """Load the shipped surrogate, or one from ``folder`` (``surrogate.safetensors``).
 
     Raises:
-        ValueError: If the weights are missing, broken, or were fitted to another CLIP than the one beside them.
+        ValueError: If the weights are missing, broken, or not those that their card names.
     """
     folder = folder or weights.weights_directory() / "surrogate"
     network = SurrogateNetwork()

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+CARD_FILE = "card.json"
 _PACKAGES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy")
+
+_RENEW = "copy the whole folder again; weights of your own go there without the old card.json"
 
 
 def weights_directory() -> pathlib.Path:
@@ -44,9 +47,15 @@ def read_tensors(path: pathlib.Path) -> dict[str, torch.Tensor]:
 def load_weights(module: torch.nn.Module, path: pathlib.Path) -> None:
     """Load a safetensors file into ``module``.
 
+    A card beside the file is believed: weights with a flipped byte, or nothing but zeros, have the right names and
+    shapes, and only their hash tells them apart. A file without a card is loaded as it is.
+
     Raises:
-        ValueError: If the file cannot be read or holds other tensors than the module needs.
+        ValueError: If the file cannot be read, is not the one that the card beside it names, or holds other tensors
+            than the module needs.
     """
+    if (path.parent / CARD_FILE).is_file():
+        check_files(path.parent)
     tensors = read_tensors(path)
     own = module.state_dict()
     missing, surplus = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
@@ -98,20 +107,25 @@ def _replace_card(folder: pathlib.Path, card: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"card.{os.getpid()}.partial"
     partial.write_text(json.dumps(card, indent=2) + "\n")
-    partial.replace(folder / "card.json")
+    partial.replace(folder / CARD_FILE)
 
 
 def check_files(folder: pathlib.Path) -> None:
     """Compare a part's weights with the hashes in its card.
 
     Raises:
-        ValueError: If the card cannot be read, or a file is missing or is another one than the card names.
+        ValueError: If the card cannot be read or lists no files, or a file is missing or is another one than the
+            card names.
     """
-    for name, digest in read_card(folder)["files"].items():
+    listed = read_card(folder).get("files")
+    if not isinstance(listed, dict):
+        raise ValueError(f"the card {folder / CARD_FILE} lists no files; reinstall pasta-gym, or {_RENEW}")
+    for name, digest in listed.items():
         path = folder / name
-        if not path.is_file() or file_hash(path) != digest:
-            found = f"are not those of card.json ({file_hash(path)}, not {digest})" if path.is_file() else "are missing"
-            raise ValueError(f"the weights {path} {found}; reinstall pasta-gym, or copy the whole folder again")
+        found = file_hash(path) if path.is_file() else None
+        if found != digest:
+            what = "are missing" if found is None else f"are not those of card.json ({found}, not {digest})"
+            raise ValueError(f"the weights {path} {what}; reinstall pasta-gym, or {_RENEW}")
 
 
 def read_card(folder: pathlib.Path) -> dict[str, Any]:
@@ -120,7 +134,7 @@ def read_card(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is missing or no JSON.
     """
-    path = folder / "card.json"
+    path = folder / CARD_FILE
     try:
         card: dict[str, Any] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:

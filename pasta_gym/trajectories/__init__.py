@@ -1,6 +1,6 @@
 """Offline data: conversations logged by a random policy, on disk and as arrays."""
 
-from pasta_gym.trajectories.collect import CollectionConfig, collect
+from pasta_gym.trajectories.collection import CollectionConfig, collect
 from pasta_gym.trajectories.dataset import TrajectoryDataset
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.storage import load, read_metadata, read_prompt_texts

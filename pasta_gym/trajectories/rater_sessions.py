@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 
 from pasta_gym.mini.rater_users import crowd_of
-from pasta_gym.trajectories.collect import CollectionConfig, Progress, collect
+from pasta_gym.trajectories.collection import CollectionConfig, Progress, collect
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.rater_environment import RaterEnvironment
 from pasta_gym.trajectories.rater_rewards import MostLikelyType

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pasta_gym.trajectories.collect import CollectionConfig, Progress, collect
+from pasta_gym.trajectories.collection import CollectionConfig, Progress, collect
 from pasta_gym.trajectories.dataset import TrajectoryDataset
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.files import digest

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
+from pasta_gym.envs.arguments import checked_actions
 from pasta_gym.types import IntArray
 
 
@@ -49,7 +50,7 @@ class SlateIndex(
         gymnasium.Wrapper.__init__(self, env)
         config = env.get_wrapper_attr("config")
         self.one_per_category = one_per_category
-        self._n_categories = config.n_categories
+        self._n_candidates, self._n_categories = config.n_candidates, config.n_categories
         pool, what = (config.n_categories, "categories") if one_per_category else (config.n_candidates, "candidates")
         if config.slate_size > pool:
             raise ValueError(f"a slate of {config.slate_size} needs as many {what}, but there are {pool}")
@@ -82,10 +83,10 @@ class SlateIndex(
         """Return the index of a slate ``(L,)`` in any order: the inverse of ``slate``.
 
         Raises:
-            ValueError: If this wrapper cannot show the slate.
+            ValueError: If it is no slate of the environment, or this wrapper cannot show it.
             ResetNeeded: If no conversation has begun.
         """
-        members = np.sort(np.asarray(slate, dtype=np.int64))
+        members = np.sort(checked_actions(slate, self._sets.shape[1:], self._n_candidates))
         ranks: IntArray = np.zeros(len(members), dtype=np.int64)
         if self.one_per_category:
             table = self._table()

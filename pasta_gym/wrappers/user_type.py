@@ -25,7 +25,12 @@ def believed(user_model: UserModelProtocol, observations: Observation) -> FloatA
 
 
 def _with(space: spaces.Space[Any], name: str, added: spaces.Space[Any]) -> spaces.Dict:
-    assert isinstance(space, spaces.Dict)
+    """The space of an observation that has one key more."""
+    if not isinstance(space, spaces.Dict):
+        raise ValueError(
+            f"{name} is added to observations with named keys, got {type(space).__name__}; put this wrapper inside "
+            "those that flatten: FlatObservation(BelievedUserType(env))"
+        )
     return spaces.Dict({**space.spaces, name: added})
 
 
@@ -39,6 +44,9 @@ class BelievedUserType(
 
     Args:
         env: A single environment.
+
+    Raises:
+        ValueError: If a wrapper inside has flattened the observation.
     """
 
     def __init__(self, env: gymnasium.Env[Observation, Any]) -> None:
@@ -59,6 +67,9 @@ class VectorBelievedUserType(VectorObservationWrapper):
 
     Args:
         env: A PASTA vector environment.
+
+    Raises:
+        ValueError: If a wrapper inside has flattened the observation.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -81,6 +92,9 @@ class RevealedUserType(
 
     Args:
         env: A single environment.
+
+    Raises:
+        ValueError: If a wrapper inside has flattened the observation.
     """
 
     def __init__(self, env: gymnasium.Env[Observation, Any]) -> None:
@@ -99,6 +113,9 @@ class VectorRevealedUserType(VectorObservationWrapper):
 
     Args:
         env: A PASTA vector environment.
+
+    Raises:
+        ValueError: If a wrapper inside has flattened the observation.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:

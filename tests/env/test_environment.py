@@ -391,6 +391,9 @@ def test_options_fix_the_prompt_and_the_user():
         ({"user_type": -1}, r"in 0\.\.2, got -1"),
         ({"user_type": 1.0}, r"got 1\.0"),
         ({"user_type": True}, "got True"),
+        (["prompt"], r"options must be a dictionary with the keys \('prompt', 'user_type'\), got \['prompt'\]"),
+        ("prompt", "options must be a dictionary"),
+        ({1: 2, "a": 3}, r"takes the options \('prompt', 'user_type'\), got \['a', 1\]"),
     ],
 )
 def test_wrong_options_say_what_is_right(options, message):
@@ -406,9 +409,13 @@ def test_a_vector_wants_as_many_options_and_seeds_as_conversations():
         envs.reset(seed=[1, 2])
     with pytest.raises(ValueError, match="0 or more"):
         envs.reset(seed=[1, 2, -3])
+    for seed in (1.5, "123", [1, 2, 3.5], True, [True, 1, 2], np.array([1.0, 2.0, 3.0]), [[1], [2, 3], [4]]):
+        with pytest.raises(ValueError, match="seed must be an integer or 3 of them, None for those"):
+            envs.reset(seed=seed)
     a, _ = envs.reset(seed=[5, 6, 7])
-    b, _ = envs.reset(seed=5)
-    assert data_equivalence(a, b)
+    for seed in (5, np.int64(5), np.array(5), np.array([5, 6, 7]), range(5, 8)):
+        b, _ = envs.reset(seed=seed)
+        assert data_equivalence(a, b)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,34 @@ def test_a_step_before_the_first_conversation_says_so(wrapper):
             env.index(np.array([0, 4, 8]))
 
 
+@pytest.mark.parametrize("one_per_category", [True, False])
+@pytest.mark.parametrize(
+    ("slate", "message"),
+    [
+        ([0, 4, 30], r"indices in 0\.\.8, got 0\.\.30"),
+        ([-1, 4, 8], r"indices in 0\.\.8, got -1\.\.8"),
+        ([0, 4], r"must have shape \(3,\)"),
+        ([[0, 4, 8]], r"must have shape \(3,\)"),
+        ([0.0, 4.0, 8.0], "integers, got float64"),
+        ([0, 4, 4], "has no index: its columns must be of different"),
+    ],
+)
+def test_what_is_no_slate_has_no_index(one_per_category, slate, message):
+    env = wrappers.SlateIndex(make(), one_per_category=one_per_category)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.index(slate)
+
+
+@pytest.mark.parametrize("name", ["BelievedUserType", "RevealedUserType"])
+def test_types_are_added_before_observations_are_flattened(name):
+    message = r"added to observations with named keys, got Box; .* FlatObservation\(BelievedUserType\(env\)\)"
+    with pytest.raises(ValueError, match=message):
+        getattr(wrappers, name)(wrappers.FlatObservation(make()))
+    with pytest.raises(ValueError, match=message):
+        getattr(wrappers, f"Vector{name}")(wrappers.VectorFlatObservation(make_vec(2)))
+
+
 def test_more_columns_than_categories():
     with pytest.raises(ValueError, match="a slate of 4 needs as many categories, but there are 3"):
         wrappers.CandidateScores(make(slate_size=4))

@@ -1,6 +1,7 @@
 """The language: ids, texts and slot values say the same thing, and the splits stay where they are."""
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -172,6 +173,38 @@ def test_the_vocabulary_is_every_word_of_every_prompt():
 def test_what_cannot_be_read_is_said_with_a_cure(text, message):
     with pytest.raises(ValueError, match=message):
         grammar.parse_prompt(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("a cat by night", "'by the sea'"),
+        ("a warm cat", "'warm colors'"),
+        ("a cat, art", "'vector art' or 'pixel art'"),
+        ("colors", "'warm colors' or 'cool colors' or 'pastel colors' or 'neon colors' or 'earthy colors'"),
+    ],
+)
+def test_a_word_that_stands_in_phrases_alone_names_them(text, phrases):
+    with pytest.raises(ValueError, match=f"only within a phrase: write {phrases}$"):
+        grammar.parse_prompt(text)
+
+
+def message_about(text):
+    try:
+        grammar.parse_prompt(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_no_message_offers_a_word_in_its_own_place():
+    messages = {word: message_about(word) for word in grammar.vocabulary()}
+    refused = {word: said for word, said in messages.items() if said and "says nothing" not in said}
+    assert len(refused) == 63
+    for word, said in refused.items():
+        offered = re.findall(r"'([^']*)'", said.rpartition("only within a phrase: write ")[2])
+        assert offered
+        assert all(word in phrase.split() and grammar.parse_prompt(phrase) for phrase in offered)
 
 
 @pytest.mark.parametrize("prompt_id", [-1, grammar.N_PROMPTS])

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pasta_gym.mini import reader, sdxl, weights
+from pasta_gym.encoders.clip_encoder import ClipEncoder
+from pasta_gym.mini import clip, reader, sdxl, surrogate, weights
 
 
 def test_a_saved_module_comes_back_within_half_precision(tmp_path):
@@ -104,6 +105,73 @@ def test_a_pipeline_with_other_weights_than_its_card_names_is_refused(part, tmp_
     (folder / part).unlink()
     with pytest.raises(ValueError, match=r"safetensors are missing; reinstall"):
         sdxl.load_pipeline(folder)
+
+
+def _copied(tmp_path, part):
+    folder = tmp_path / part
+    shutil.copytree(weights.weights_directory() / part, folder)
+    return folder, next(folder.glob("*.safetensors"))
+
+
+def _flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def _fill_with_zeros(path):
+    save_file({k: torch.zeros_like(v) for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+LOADERS = {
+    "clip": clip.load_clip,
+    "surrogate": surrogate.load_surrogate,
+    "reader_eye": lambda folder: reader.load_reader("eye", folder),
+    "reader_judge": lambda folder: reader.load_reader("judge", folder),
+}
+
+
+@pytest.mark.parametrize("harm", [_flip_a_byte, _fill_with_zeros])
+@pytest.mark.parametrize("part", LOADERS)
+def test_weights_of_the_right_shapes_that_are_not_those_of_their_card_are_refused(part, harm, tmp_path):
+    folder, path = _copied(tmp_path, part)
+    LOADERS[part](folder)
+    harm(path)
+    for load in (clip.load_clip, surrogate.load_surrogate, reader.load_reader):
+        load.cache_clear()
+    with pytest.raises(ValueError, match=rf"{path.name} are not those of card\.json \(.* reinstall pasta-gym"):
+        LOADERS[part](folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{path.name} are missing; reinstall"):
+        LOADERS[part](folder)
+
+
+def test_the_mini_clip_as_any_open_clip_encoder_is_that_of_its_card(tmp_path, monkeypatch):
+    _, path = _copied(tmp_path, "clip")
+    monkeypatch.setenv("PASTA_GYM_MINI_WEIGHTS", str(tmp_path))
+    _flip_a_byte(path)
+    with pytest.raises(ValueError, match=r"are not those of card\.json"):
+        ClipEncoder.mini(device="cpu")
+
+
+def test_weights_of_ones_own_load_with_the_card_of_the_training_command_or_with_none(tmp_path):
+    network = surrogate.SurrogateNetwork()
+    folder, path = _copied(tmp_path, "surrogate")
+    weights.save_weights(network, path)
+    weights.write_card(folder, {"part": "surrogate"})  # as `python -m pasta_gym.mini.train` does
+    own = surrogate.load_surrogate(folder).network
+    torch.testing.assert_close(own.mean.weight, network.mean.weight, atol=1e-3, rtol=1e-3)
+    _fill_with_zeros(path)
+    (folder / "card.json").unlink()
+    surrogate.load_surrogate.cache_clear()
+    assert not surrogate.load_surrogate(folder).network.mean.weight.any()
+
+
+def test_a_card_that_lists_no_files_is_named(tmp_path):
+    weights.save_weights(nn.Linear(3, 2), tmp_path / "w.safetensors")
+    (tmp_path / "card.json").write_text('{"part": "test"}')
+    with pytest.raises(ValueError, match=r"card\.json lists no files; reinstall .* without the old card\.json"):
+        weights.load_weights(nn.Linear(3, 2), tmp_path / "w.safetensors")
 
 
 def test_a_broken_pipeline_is_named(tmp_path):

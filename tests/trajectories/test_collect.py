@@ -13,7 +13,7 @@ from pasta_gym.trajectories.environment import first_environment_seed
 
 SIZES = {"n_candidates": 9, "n_categories": 3, "slate_size": 2, "images_per_prompt": 2, "horizon": 4}
 CONFIG = CollectionConfig(EnvironmentConfig(world="tiny", **SIZES), n_episodes=11, seed=3, shard_size=4)
-collect_module = importlib.import_module("pasta_gym.trajectories.collect")
+collect_module = importlib.import_module("pasta_gym.trajectories.collection")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pasta_gym.mini import grammar, rater_data, rater_users, raters
 from pasta_gym.mini.rater_sessions import paint_sessions
 from pasta_gym.mini.rater_users import Crowd, RaterUsers, crowd_of
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, load, rater_environment, regimes
-from pasta_gym.trajectories.collect import collect
+from pasta_gym.trajectories.collection import collect
 from pasta_gym.trajectories.rater_environment import RaterEnvironment, raters_of_episodes
 from pasta_gym.trajectories.rater_rewards import MostLikelyType, labels_by_type, session_posteriors
 from pasta_gym.trajectories.rater_sessions import RaterSessionsConfig
