@@ -1,6 +1,7 @@
-"""No test reaches the network or the caches of the person who runs it."""
+"""No test reaches the network, the caches of the person who runs it, or the log of the next test."""
 
 import ipaddress
+import logging
 import os
 import socket
 
@@ -38,3 +39,11 @@ def no_network():
     patch.setattr(socket.socket, "connect", guarded)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def same_log_level():
+    """Commands under test set the level of what is logged, for the whole process."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
