@@ -37,7 +37,7 @@ def tables(comparison: Comparison) -> Iterator[Table]:
         "shared conversations within each stratum.",
         ["agent", "runs", "interquartile mean", "optimality gap"],
         [
-            [label, str(comparison.runs[agent]), *(_text(of[agent]) for of in comparison.aggregates.values())]
+            [label, str(comparison.runs[agent]), *(interval_text(of[agent]) for of in comparison.aggregates.values())]
             for agent, label in comparison.labels.items()
         ],
     )
@@ -47,7 +47,12 @@ def tables(comparison: Comparison) -> Iterator[Table]:
         "that the same user in the same conversation does better, ties counting half.",
         ["agent", "over", "runs", "conversations"],
         [
-            [comparison.labels[learner], comparison.labels[reference], _text(runs), _text(conversations)]
+            [
+                comparison.labels[learner],
+                comparison.labels[reference],
+                interval_text(runs),
+                interval_text(conversations),
+            ]
             for (learner, reference), (runs, conversations) in comparison.improvement.items()
         ],
     )
@@ -82,9 +87,9 @@ def _difference_rows(comparison: Comparison) -> list[list[str]]:
             comparison.labels[made.learner],
             comparison.labels[made.reference],
             made.stratum,
-            _text(made.gap),
-            _p_text(these[number]),
-            _p_text(training[number]) if number in training else "one seed",
+            interval_text(made.gap),
+            p_text(these[number]),
+            p_text(training[number]) if number in training else "one seed",
             f"{made.agreeing} of {made.seeds}",
             f"{made.smallest:.2f}",
         ]
@@ -123,13 +128,15 @@ def _about(count: int) -> int:
     return -(-count // step) * step
 
 
-def _text(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """Write an estimate with its interval."""
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     estimate, low, high = (round(value, 2) + 0.0 for value in (interval.estimate, interval.low, interval.high))
     return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _p_text(value: float) -> str:
+def p_text(value: float) -> str:
+    """Write a p-value."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

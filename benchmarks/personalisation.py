@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from benchmarks import paired, stats
+from benchmarks.comparison_pages import interval_text, p_text
 from benchmarks.stats import Interval
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def section(report: Report, *, n_replicates: int = 2000) -> list[str]:
 
 
 def _row(report: Report, worth: Worth, p: float) -> str:
-    contrast, gap = worth.contrast, worth.gap
+    contrast = worth.contrast
     cells = [
         *(report.label(contrast.knowing), report.label(contrast.ignorant), contrast.difference, worth.reward),
         f"{worth.seeds[0]} and {worth.seeds[1]}",
-        f"{gap.estimate:.2f} [{gap.low:.2f}, {gap.high:.2f}]",
-        "< 0.001" if p < 0.001 else f"{p:.3f}",
+        interval_text(worth.gap),
+        p_text(p),
         "" if worth.share is None else f"{worth.share:.2f}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -119,7 +119,11 @@ def make_reports(
     Raises:
         ValueError: If there is no finished run.
     """
-    finished, failed, open_runs = shards.find_all(root, shards_folder)
+    return _reports_of(root, shards.find_all(root, shards_folder), n_replicates)
+
+
+def _reports_of(root: pathlib.Path, found: shards.Found, n_replicates: int) -> list[Report]:
+    finished, failed, open_runs = found
     if not finished:
         said = "; ".join(f"{f['folder']}: {f.get('error')}" for f in failed) or "none began"
         raise ValueError(f"{root} holds no finished run ({said}); run python -m benchmarks.run first")
@@ -366,7 +370,8 @@ def write_report(
     """
     if shards_folder is not None:
         root.mkdir(parents=True, exist_ok=True)
-    reports = make_reports(root, n_replicates=n_replicates, shards_folder=shards_folder)
+    found = shards.find_all(root, shards_folder)
+    reports = _reports_of(root, found, n_replicates)
     folder = root / "report"
     folder.mkdir(exist_ok=True)
     texts = [markdown(report) for report in reports]
@@ -384,12 +389,10 @@ def write_report(
         figures.append(path)
     drawn = [*figures, *(path for path in statistics_files if path.suffix == ".png")]
     rest = text.removeprefix("\n".join(texts)) + statistics
-    finished, _, _ = shards.find_all(root, shards_folder)
     again = ["python", "-m", "benchmarks.report", str(root)]
     again += [] if shards_folder is None else ["--shards", str(shards_folder)]
-    html_report.write(
-        written[3], reports, texts, finished, rest=rest, comparisons=comparisons, drawn=drawn, command=again
-    )
+    shown: dict[str, Any] = {"rest": rest, "comparisons": comparisons, "drawn": drawn, "command": again}
+    html_report.write(written[3], reports, texts, found[0], **shown)
     written += figures
     return text, written + statistics_files
 

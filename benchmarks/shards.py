@@ -160,9 +160,11 @@ def beside(finished: Iterable[runs.Run], folder: pathlib.Path) -> list[runs.Run]
     return [run for run in read(folder) if replace(run.key, config_hash="") not in have]
 
 
-def find_all(
-    root: pathlib.Path, folder: pathlib.Path | None
-) -> tuple[list[runs.Run], list[dict[str, Any]], list[pathlib.Path]]:
+Found = tuple[list[runs.Run], list[dict[str, Any]], list[pathlib.Path]]
+"""Finished runs, what failed ones said, and folders of runs that neither finished nor failed."""
+
+
+def find_all(root: pathlib.Path, folder: pathlib.Path | None) -> Found:
     """Find runs as ``runs.find_runs`` does, and among the finished ones those that only shards under a folder hold."""
     finished, failed, open_runs = runs.find_runs(root)
     return finished + (beside(finished, folder) if folder is not None else []), failed, open_runs
