@@ -31,15 +31,18 @@ from benchmarks.rater_scores import (
     score_ceiling,
     score_predictor,
     score_uniform,
+    seen_through,
 )
 from benchmarks.stats import Interval, difference_interval, interval, mean_intervals, normalised_intervals
+from pasta_gym.mini.pool_pictures import PoolPictures
 from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories.rater_sessions import LABELS
 from pasta_gym.user_model import UserModel
-from pasta_gym.user_model.encoder_identity import require_frozen_encoder
+from pasta_gym.user_model.encoder_identity import has_own_encoder, require_frozen_encoder
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.fit_world import N_TYPES, find_model, is_fitted, labels_folder
 from pasta_gym.user_model.metrics import reliability_curve, stability
+from pasta_gym.user_model.own_encoder import own_encoder
 from pasta_gym.user_model.predictors import ModelPredictor, calibrated, clip_score, read_scores, table_score
 
 MODEL, ONE, CLIP, CEILING, UNIFORM = "model", "one type", "CLIP score", "ceiling", "uniform"
@@ -52,6 +55,7 @@ def score_all(
     tables: Mapping[str, pathlib.Path],
     n_draws: int,
     baselines: Sequence[pathlib.Path] | None = None,
+    pictures: PoolPictures | None = None,
 ) -> tuple[dict[str, list[Scored]], list[dict[str, Any]]]:
     """Score every predictor on every model's raters.
 
@@ -61,6 +65,7 @@ def score_all(
         tables: Scores computed beforehand, ``.npy`` of one number an image, by name.
         n_draws: Draws of the ceiling; 0 leaves it out.
         baselines: Folders of user models of one type; ``one_type`` inside each model's by default.
+        pictures: Pictures of the datasets' pool, for user models with an encoder of their own.
 
     Returns:
         Figures by predictor, one entry a model, and what was recovered of the planted types (mini world only).
@@ -77,17 +82,27 @@ def score_all(
         if data_folder not in shared:
             shared[data_folder] = _without_types(raters, tables, n_draws)
         model = UserModel.load(folder)
-        require_frozen_encoder(model.metadata, "this evaluation")
-        found = {**shared[data_folder], MODEL: score_predictor(ModelPredictor(model, raters.data), raters)}
+        seen = _seen_by(model, raters, pictures)
+        found = {**shared[data_folder], MODEL: score_predictor(ModelPredictor(model, seen.data), seen)}
         if baseline.is_dir():
             one = UserModel.load(baseline)
-            found[ONE] = score_predictor(ModelPredictor(one, raters.data), raters)
+            seen_by_one = _seen_by(one, raters, pictures)
+            found[ONE] = score_predictor(ModelPredictor(one, seen_by_one.data), seen_by_one)
         for name, figures in found.items():
             scored.setdefault(name, []).append(figures)
         if raters.is_planted:
-            recovered.append({"model": str(folder), "data": str(data_folder), **recovery(model, raters)})
+            recovered.append({"model": str(folder), "data": str(data_folder), **recovery(model, seen)})
     order = [UNIFORM, *tables, CLIP, ONE, MODEL, CEILING]
     return {name: scored[name] for name in order if name in scored}, recovered
+
+
+def _seen_by(model: UserModel, raters: Raters, pictures: PoolPictures | None) -> Raters:
+    """The raters' pictures as a user model's encoder embeds them."""
+    if pictures is None:
+        require_frozen_encoder(model.metadata, "this evaluation without --pictures")
+    if pictures is None or not has_own_encoder(model.metadata):
+        return raters
+    return seen_through(raters, own_encoder(model.metadata, model.encoder_folder), pictures)
 
 
 def _without_types(raters: Raters, tables: Mapping[str, pathlib.Path], n_draws: int) -> dict[str, Scored]:
@@ -282,6 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=pathlib.Path, nargs="+", default=[], help="one dataset, or one a model")
     parser.add_argument("--worlds", type=int, nargs="+", help="numbers of mini worlds, in place of folders")
     parser.add_argument("--scores", nargs="*", default=[], metavar="NAME=FILE", help="scores of all images, .npy")
+    parser.add_argument("--pictures", type=pathlib.Path, help="the pool's pictures, for encoders trained with users")
     parser.add_argument("--draws", type=int, default=4000, help="draws of the ceiling; 0 leaves it out")
     parser.add_argument("--out", type=pathlib.Path, help="write table.md, scores.csv, recovery.json, reliability.png")
     parser.add_argument("--page", type=pathlib.Path, help="put the table into a page's block evaluation")
@@ -299,7 +315,8 @@ def main(arguments: list[str] | None = None) -> None:
     if len(folders) != len(options.model):
         parser.error(f"--data takes one folder or one for each of {len(options.model)} models, got {len(folders)}")
     tables = {name: pathlib.Path(path) for name, _, path in (text.partition("=") for text in options.scores)}
-    scored, recovered = score_all(options.model, folders, tables, options.draws, baselines)
+    pictures = None if options.pictures is None else PoolPictures(options.pictures)
+    scored, recovered = score_all(options.model, folders, tables, options.draws, baselines, pictures)
     summary = summarise(scored)
     text = as_table(summary)
     ways = shares_of_the_way(scored)

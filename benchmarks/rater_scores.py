@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -9,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
-from pasta_gym.mini import rater_data
-from pasta_gym.mini.rater_sessions import load_pool
+from pasta_gym.encoders.clip_encoder import ClipEncoder
+from pasta_gym.mini import grammar, rater_data
+from pasta_gym.mini.pool_pictures import PoolPictures
+from pasta_gym.mini.rater_sessions import Pool, load_pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.data import PreferenceData, load_preferences
@@ -76,6 +80,40 @@ def load_raters(folder: pathlib.Path, split: str = "test") -> Raters:
     return Raters(
         folder, data, ranked_lists(folder) if is_planted else data, held_out(data, split, max(N_LABELS)), is_planted
     )
+
+
+def _pool_of(folder: pathlib.Path) -> Pool:
+    metadata = json.loads((folder / "metadata.json").read_text())
+    return load_pool(folder / metadata["pool"])[0]
+
+
+def seen_through(raters: Raters, encoder: ClipEncoder, pictures: PoolPictures) -> Raters:
+    """Show the held-out raters' pictures and prompts to another encoder, for a user model that was trained with it.
+
+    Args:
+        raters: A mini world's raters.
+        encoder: The user model's own.
+        pictures: The pool's pictures.
+
+    Returns:
+        The same raters and labels. Pictures of training raters, which no figure is about, have NaN for embeddings.
+
+    Raises:
+        ValueError: If a session is not painted.
+    """
+    pool, data = _pool_of(raters.folder), raters.data
+    n_images = pool.image_embeddings.shape[1]
+    images = np.full(data.image_embeddings.shape, np.nan, dtype=np.float32)
+    for session in np.flatnonzero(data.rater_splits[pool.raters] != 0).tolist():
+        shown = [PIL.Image.fromarray(picture) for picture in np.asarray(pictures.session(session))]
+        images[session * n_images : (session + 1) * n_images] = encoder.encode_images(shown)
+    prompts = encoder.encode_texts(grammar.prompt_texts(pool.initial_prompts))
+
+    def through(labels: PreferenceData) -> PreferenceData:
+        return dataclasses.replace(labels, image_embeddings=images, prompt_embeddings=prompts)
+
+    lists = None if raters.lists is None else through(raters.lists)
+    return dataclasses.replace(raters, data=through(data), lists=lists)
 
 
 def ranked_lists(folder: pathlib.Path, n_ranked: int = HPS_LIST) -> PreferenceData:
@@ -147,9 +185,7 @@ def score_ceiling(raters: Raters, n_labels: tuple[int, ...] = N_LABELS, n_draws:
     """
     if not raters.is_planted:
         raise ValueError(f"{raters.folder} holds no planted truth, so there is no known ceiling")
-    metadata = json.loads((raters.folder / "metadata.json").read_text())
-    pool = load_pool(raters.folder / metadata["pool"])[0]
-    truth = rater_data.load_truth(raters.folder)
+    pool, truth = _pool_of(raters.folder), rater_data.load_truth(raters.folder)
     made, _ = ceiling_predictions(raters.data, pool, truth, raters.tasks, n_labels, n_draws)
     return Scored(_of_predictions(made), made)
 
@@ -195,9 +231,7 @@ def recovery(model: UserModel, raters: Raters, split: str = "test") -> dict[str,
         ``adjusted_rand_index``, ``matched`` (share of raters of the matched type), ``types`` ``(R,)``, and
         ``fidelity``: by archetype the rank correlation of learned utility and planted taste.
     """
-    truth = rater_data.load_truth(raters.folder)
-    metadata = json.loads((raters.folder / "metadata.json").read_text())
-    pool = load_pool(raters.folder / metadata["pool"])[0]
+    pool, truth = _pool_of(raters.folder), rater_data.load_truth(raters.folder)
     who = raters.data.raters_of(split)
     posterior = posterior_from_all_labels(model, raters.data, who)
     types, planted = posterior.argmax(axis=1), truth.raters.archetypes[who]

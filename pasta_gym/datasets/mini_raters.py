@@ -1,7 +1,7 @@
 """The mini world's raters: labels of one world in Parquet, and the pool of painted sessions that they point into.
 
 The pool keeps CLIP embeddings, no pixels. They are one table of a few megabytes that every label points into at
-random, so it is read once and kept; labels are streamed.
+random, so it is read once and kept; labels are streamed. Where the pictures were kept as well, records can have those.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pasta_gym.datasets.parquet_rows import parquet_rows
 from pasta_gym.datasets.records import VERDICTS, Comparison, DatasetError, Image, Rating, Session, Turn, Verdict
 from pasta_gym.datasets.rows import Row, shown
 from pasta_gym.mini import grammar
+from pasta_gym.mini.pool_pictures import PoolPictures
 from pasta_gym.mini.rater_data import FORMAT, SATISFACTION_LEVELS
 from pasta_gym.types import FloatArray
 
@@ -32,22 +33,33 @@ _WRITE_AGAIN = "write it with: python -m pasta_gym.mini.rater_data label"
 
 
 class MiniRaters(BaseDataset):
-    """Pairs, rankings, ratings and sessions of the mini world's raters. Embeddings are set on every record.
+    """Pairs, rankings, ratings and sessions of the mini world's raters. Prompts come with their embeddings.
 
     Args:
         folder: A folder that ``python -m pasta_gym.mini.rater_data label`` wrote; its ``metadata.json`` names the pool.
+        pictures: Folder of the pool's pictures, which ``rater_data paint --pictures`` keeps. Images are then PNG files
+            to be embedded; without it each comes as its embedding.
         name: Name of the dataset.
 
     Raises:
-        DatasetError: If a file is missing or broken, or of another format.
+        DatasetError: If a file is missing or broken, or of another format, or there are no pictures.
     """
 
-    def __init__(self, folder: str | pathlib.Path, *, name: str = "mini_raters") -> None:
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        *,
+        pictures: str | pathlib.Path | None = None,
+        name: str = "mini_raters",
+    ) -> None:
         super().__init__(name, verify_images=False, max_bad_images=0.0)
         self.folder = pathlib.Path(folder)
         self._sizes, pool = _read_metadata(self.folder)
         self._pool_folder = pool
         self._pool: _Pool | None = None
+        self._pictures = (
+            None if pictures is None else _open_pictures(pathlib.Path(pictures), self._images_per_session())
+        )
         self._splits = self._read_splits()
 
     def rater_split(self, rater: str) -> str:
@@ -197,6 +209,8 @@ class MiniRaters(BaseDataset):
         if not 0 <= image < n_images:
             raise row.error(f"a session has images 0..{n_images - 1}, got {image}")
         key = f"{session}/{image}"
+        if self._pictures is not None:
+            return Image(key, partial(_read_picture, self._pictures, session, image))
         return Image(key, partial(_no_pixels, self._pool_folder, key), self.pool.images[session, image])
 
 
@@ -209,7 +223,32 @@ class _Pool:
 
 
 def _no_pixels(pool: pathlib.Path, key: str) -> NoReturn:
-    raise DatasetError(f"image {key} has no pixels: the pool keeps embeddings; use Image.embedding", file=pool)
+    raise DatasetError(
+        f"image {key} has no pixels: the pool keeps embeddings; use Image.embedding, or keep the pictures with "
+        "python -m pasta_gym.mini.rater_data paint --pictures and name their folder",
+        file=pool,
+    )
+
+
+def _open_pictures(folder: pathlib.Path, n_images: int) -> PoolPictures:
+    try:
+        pictures = PoolPictures(folder)
+    except (OSError, ValueError) as error:
+        raise DatasetError(str(error), file=folder) from error
+    if pictures.images_per_session != n_images:
+        raise DatasetError(
+            f"holds {pictures.images_per_session} pictures a session, the labels are about {n_images}; they are of "
+            "another pool",
+            file=folder,
+        )
+    return pictures
+
+
+def _read_picture(pictures: PoolPictures, session: int, image: int) -> bytes:
+    try:
+        return pictures.encoded(session, image)
+    except (OSError, ValueError) as error:
+        raise DatasetError(str(error), file=pictures.folder, row=session) from error
 
 
 def _prompt(row: Row) -> str:

@@ -329,16 +329,31 @@ def main(arguments: list[str] | None = None) -> None:
     paint.add_argument("--studio", default="benchmarks.rater_studio:diffusion_studio", help="module:function")
     paint.add_argument("--batch", type=int, default=PoolConfig.batch, help="sessions painted together")
     paint.add_argument("--part", default="0/1", help="i/n: paint every n-th batch from the i-th on")
+    paint.add_argument("--raters", type=int, nargs=3, metavar="N", help="raters with train, validation, test prompts")
+    paint.add_argument("--sessions", type=int, default=PoolConfig.sessions_per_rater, help="sessions of each rater")
+    paint.add_argument(
+        "--pictures", type=pathlib.Path, help="keep the pictures in this folder; those of painted sessions, too"
+    )
     labels = commands.add_parser("label", help="stage B: a world's raters label a pool")
     labels.add_argument("--pool", type=pathlib.Path, required=True, help="folder of the pool")
     labels.add_argument("--out", type=pathlib.Path, required=True, help="folder of the labels")
     labels.add_argument("--world", type=int, default=0, help="seed of the world")
+    labels.add_argument("--pairs", type=int, default=LabelConfig.train_pairs, help="comparisons of a training rater")
     options = parser.parse_args(arguments)
     if options.command == "paint":
         i, n = (int(number) for number in options.part.split("/"))
-        paint_sessions(_studio(options.studio), options.pool, PoolConfig(batch=options.batch), part=(i, n))
+        train, validation, test = options.raters or PoolConfig().split_sizes
+        config = PoolConfig(
+            train_raters=train,
+            validation_raters=validation,
+            test_raters=test,
+            sessions_per_rater=options.sessions,
+            batch=options.batch,
+        )
+        paint_sessions(_studio(options.studio), options.pool, config, part=(i, n), pictures=options.pictures)
     else:
-        print(json.dumps(label(options.pool, options.out, options.world), indent=2))  # noqa: T201
+        config_of_labels = LabelConfig(train_pairs=options.pairs)
+        print(json.dumps(label(options.pool, options.out, options.world, config_of_labels), indent=2))  # noqa: T201
 
 
 if __name__ == "__main__":

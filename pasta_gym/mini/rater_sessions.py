@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pasta_gym.mini import grammar, raters
-from pasta_gym.seeding import CANDIDATES, CHOICE, IMAGE, gumbels, mix, uniforms
-from pasta_gym.types import CandidateGenerator, FloatArray, History, ImageArray, ImageGenerator, IntArray
+from pasta_gym.mini.pool_pictures import image_keys, pictures_path, write_pictures
+from pasta_gym.seeding import CANDIDATES, CHOICE, gumbels, mix, uniforms
+from pasta_gym.types import CandidateGenerator, FloatArray, History, ImageArray, ImageGenerator, Images, IntArray
 
 FORMAT = 1
 _CATEGORY_DRAW = 101
 _PILOT = "pilot"
+_SAME_PICTURE = 0.98  # median cosine of embeddings; another processor's rounding moves a few pictures
 ENCODER = "encoder_sha256"
 """Key of the hash of the encoder whose embeddings a pool holds, in its record and in the metadata of its labels."""
 
@@ -159,6 +161,18 @@ def baseline_slates(candidates: IntArray, categories: IntArray, slate_size: int,
     return slates
 
 
+def _painted(
+    studio: Studio, ids: IntArray, prompts: IntArray, turn: int, config: PoolConfig
+) -> tuple[Images, ImageArray]:
+    """Paint prompts ``(B, columns)`` of one turn; also the pixels, one picture after another."""
+    b, columns = prompts.shape
+    keys = image_keys(config.seed, ids, turn, columns, config.images_per_prompt)
+    images = studio.images.generate(prompts.reshape(-1), keys.reshape(b * columns, -1))
+    if images.pixels is None:
+        raise ValueError("raters judge pixels, but the image generator returned none; use a painting one")
+    return images, images.pixels.reshape(-1, *images.pixels.shape[2:])
+
+
 class _Session:
     """A batch of sessions being painted: who, from what, with which keys."""
 
@@ -171,16 +185,14 @@ class _Session:
         self.embeddings: list[FloatArray] = []
         self.eye: list[FloatArray] = []
         self.judge: list[FloatArray] = []
+        self.pictures: list[ImageArray] = []
 
     def paint(self, prompts: IntArray, turn: int) -> FloatArray:
         """Paint prompts ``(B, columns)``, keep embeddings and reads, return the eye's ``(B, columns, M, 38)``."""
         b, columns = prompts.shape
         m = self.config.images_per_prompt
-        keys = mix(self.config.seed, self.ids[:, None, None], turn, np.arange(columns)[:, None], np.arange(m), IMAGE)
-        images = self.studio.images.generate(prompts.reshape(-1), keys.reshape(b * columns, m))
-        if images.pixels is None:
-            raise ValueError("raters judge pixels, but the image generator returned none; use a painting one")
-        pixels = images.pixels.reshape(b * columns * m, *images.pixels.shape[2:])
+        images, pixels = _painted(self.studio, self.ids, prompts, turn, self.config)
+        self.pictures.append(pixels.reshape(b, columns * m, *pixels.shape[1:]))
         eye = self.studio.eye(pixels)
         self.embeddings.append(images.embeddings.reshape(b, columns * m, -1).astype(np.float16))
         self.eye.append(eye.reshape(b, columns * m, -1).astype(np.float16))
@@ -222,7 +234,7 @@ def _play(
     config: PoolConfig,
     *,
     progress: bool,
-) -> tuple[dict[str, NDArray[Any]], FloatArray]:
+) -> tuple[dict[str, NDArray[Any]], FloatArray, ImageArray]:
     session = _Session(studio, split, ids, prompts, config)
     session.paint(prompts[:, None], 0)
     turns = tqdm(range(1, config.horizon + 1), desc=f"sessions {ids[0]}..{ids[-1]}", leave=False, disable=not progress)
@@ -238,7 +250,30 @@ def _play(
         "judge": np.concatenate(session.judge, axis=1),
         "choices": session.choices,
     }
-    return record, utilities
+    return record, utilities, np.concatenate(session.pictures, axis=1)
+
+
+def _repaint(studio: Studio, path: pathlib.Path, config: PoolConfig, *, progress: bool) -> ImageArray:
+    """Paint a shard's pictures again, ``(B, n_images, height, width, 3)``, and check that they are the same."""
+    shard = _read_shard(path)
+    ids, slates, kept = shard["sessions"], shard["slates"], shard["image_embeddings"].astype(np.float32)
+    pictures, embeddings = [], []
+    for turn in tqdm(
+        range(config.horizon + 1), desc=f"pictures {ids[0]}..{ids[-1]}", leave=False, disable=not progress
+    ):
+        prompts = slates[:, turn - 1] if turn else shard["initial_prompts"][:, None]
+        images, pixels = _painted(studio, ids, prompts, turn, config)
+        pictures.append(pixels.reshape(len(ids), -1, *pixels.shape[1:]))
+        embeddings.append(images.embeddings.reshape(len(ids), -1, kept.shape[-1]))
+    found = np.concatenate(embeddings, axis=1)
+    lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(kept, axis=-1)
+    alike = float(np.median((found * kept).sum(axis=-1) / lengths))
+    if not alike >= _SAME_PICTURE:
+        raise ValueError(
+            f"pictures painted again do not match the embeddings in {path} (median cosine {alike:.3f}, expected at "
+            f"least {_SAME_PICTURE}); use the studio and the weights that painted the pool"
+        )
+    return np.concatenate(pictures, axis=1)
 
 
 def session_plan(config: PoolConfig) -> tuple[IntArray, IntArray, IntArray]:
@@ -264,6 +299,7 @@ def paint_sessions(
     rater_config: raters.RaterConfig = raters.DEFAULT_CONFIG,
     *,
     part: tuple[int, int] = (0, 1),
+    pictures: pathlib.Path | None = None,
     progress: bool = True,
 ) -> None:
     """Stage A: paint all sessions that the folder does not hold yet.
@@ -274,10 +310,13 @@ def paint_sessions(
         config: Numbers and seeds.
         rater_config: How raters judge.
         part: ``(i, n)`` paints every n-th batch from the i-th on, so that n processes can share the work.
+        pictures: Where to keep the pictures themselves (``PoolPictures``); those of sessions that the folder holds
+            already are painted again. None keeps none.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the folder holds a pool of another configuration, or ``part`` is not ``0 <= i < n``.
+        ValueError: If the folder holds a pool of another configuration, ``part`` is not ``0 <= i < n``, or pictures
+            that are painted again are not those whose embeddings the folder holds.
     """
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part must be (i, n) with 0 <= i < n, got {part}")
@@ -290,7 +329,7 @@ def paint_sessions(
         pilot = np.arange(min(config.pilot_sessions, config.train_raters))
         _, people = crowd(config.world_seed, config.n_raters, config.pilot_temperature, rater_config)
         shifted = dataclasses.replace(config, seed=config.seed + 1_000_003)
-        _, utilities = _play(studio, "train", pilot, who[pilot], prompts[pilot], people, shifted, progress=progress)
+        _, utilities, _ = _play(studio, "train", pilot, who[pilot], prompts[pilot], people, shifted, progress=progress)
         temperature = raters.calibrate_temperature(utilities, rater_config.best_share)
         # Labels, and users fitted to them, say which encoder's embeddings they are about.
         encoder = getattr(studio.images, "encoder_sha256", None)
@@ -306,10 +345,15 @@ def paint_sessions(
     ]
     for ids in tqdm(batches[part[0] :: part[1]], desc="painting", disable=not progress):
         path = folder / f"shard-{ids[0]:06d}.npz"
+        keep = pictures is not None and not pictures_path(pictures, int(ids[0])).exists()
         if path.exists():
+            if pictures is not None and keep:
+                write_pictures(pictures, int(ids[0]), _repaint(studio, path, config, progress=progress))
             continue
         split = grammar.SPLITS[splits[ids[0]]]
-        shard, _ = _play(studio, split, ids, who[ids], prompts[ids], people, config, progress=progress)
+        shard, _, painted = _play(studio, split, ids, who[ids], prompts[ids], people, config, progress=progress)
+        if pictures is not None:
+            write_pictures(pictures, int(ids[0]), painted)
         partial = folder / f"partial-{os.getpid()}.npz"
         np.savez_compressed(partial, allow_pickle=False, **shard)
         partial.replace(path)
@@ -338,6 +382,14 @@ def encoder_of_pool(folder: pathlib.Path) -> str | None:
     return None if found is None else str(found)
 
 
+def _read_shard(path: pathlib.Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as shard:
+            return {name: shard[name] for name in shard.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"cannot read {path} ({error}); delete it and paint again, which redoes it alone") from error
+
+
 def load_pool(folder: pathlib.Path) -> tuple[Pool, PoolConfig, raters.RaterConfig, float]:
     """Read a pool.
 
@@ -356,13 +408,7 @@ def load_pool(folder: pathlib.Path) -> tuple[Pool, PoolConfig, raters.RaterConfi
     config = PoolConfig(**record["config"])
     parts: list[dict[str, NDArray[Any]]] = []
     for path in sorted(folder.glob("shard-*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as shard:
-                parts.append({name: shard[name] for name in shard.files})
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"cannot read {path} ({error}); delete it and paint again, which redoes it alone"
-            ) from error
+        parts.append(_read_shard(path))
     expected = config.n_raters * config.sessions_per_rater
     sessions = np.concatenate([p["sessions"] for p in parts]) if parts else np.zeros(0, dtype=np.int64)
     if not np.array_equal(sessions, np.arange(expected)):

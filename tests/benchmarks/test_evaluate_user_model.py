@@ -7,10 +7,14 @@ import pytest
 from benchmarks import evaluate_user_model as command
 from benchmarks import rater_scores
 from benchmarks.rater_scores import Scored
+from pasta_gym.mini import raters
+from pasta_gym.mini.pool_pictures import PoolPictures
+from pasta_gym.mini.rater_sessions import paint_sessions
 from pasta_gym.user_model import fit
 from pasta_gym.user_model.evaluation import Predictions
 from pasta_gym.user_model.user_model import UserModel
 from tests.benchmarks.mini_labels import label_small_world
+from tests.raters.test_rater_data import CONFIG, PROJECTION, studio, values_in
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +109,47 @@ def test_a_user_model_with_an_encoder_of_its_own_is_refused(world, tmp_path):
     model = UserModel.load(world / "model-0")
     model.metadata["encoder"] = {"frozen_sha256": "a" * 64, "sha256": "b" * 64}
     model.save(tmp_path)
-    with pytest.raises(ValueError, match="this evaluation reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"):
+    with pytest.raises(
+        ValueError, match="this evaluation without --pictures reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"
+    ):
         command.main(["--model", str(tmp_path), "--data", str(world / "labels"), "--draws", "2"])
+
+
+class Own:
+    """Reads the toy pictures' slot values: the pool's own embeddings, or others where it is mirrored."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def encode_images(self, shown):
+        values = values_in(np.stack([np.asarray(picture) for picture in shown]))
+        return (raters.exact_reads(values) @ PROJECTION).astype(np.float32)[:, :: self._step]
+
+    def encode_texts(self, texts):
+        return studio().encode_texts(texts)
+
+
+def test_a_user_model_with_an_encoder_of_its_own_looks_at_the_pictures(world, tmp_path, monkeypatch):
+    paint_sessions(studio(), world / "pool", CONFIG, pictures=tmp_path / "pictures", progress=False)
+    model = UserModel.load(world / "model-0")
+    model.metadata["encoder"] = {"frozen_sha256": "a" * 64, "sha256": "b" * 64}
+    model.save(tmp_path / "own")
+    pictures = PoolPictures(tmp_path / "pictures")
+    found = {}
+    for name, folder, encoder in (("frozen", world / "model-0", None), ("same", "own", 1), ("mirrored", "own", -1)):
+        monkeypatch.setattr(command, "own_encoder", lambda metadata, where, encoder=encoder: Own(encoder))
+        scored, recovered = command.score_all(
+            [tmp_path / folder], [world / "labels"], {}, 2, baselines=[world / "model-1"], pictures=pictures
+        )
+        found[name] = scored[command.MODEL][0].by_rater, recovered[0]["fidelity"]
+    for metric in ("pair_log_likelihood@20", "choice_log_likelihood@20", "hps_spearman", "pickapic_paper"):
+        # The pool keeps embeddings in half precision.
+        assert found["same"][0][metric] == pytest.approx(found["frozen"][0][metric], abs=2e-3), metric
+    assert [a["spearman"] for a in found["same"][1]] == pytest.approx(
+        [a["spearman"] for a in found["frozen"][1]], abs=0.01
+    )
+    different = found["mirrored"][0]["pair_log_likelihood@20"] - found["frozen"][0]["pair_log_likelihood@20"]
+    assert np.abs(different).max() > 0.01
 
 
 def test_lists_are_longer_rankings_of_the_same_raters(world):

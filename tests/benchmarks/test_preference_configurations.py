@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks import fit_user_model as command
 from pasta_gym.datasets import DatasetError
+from pasta_gym.mini.pool_pictures import write_pictures
 from pasta_gym.user_model.user_model import UserModel
 from tests.datasets.formats import pickapic_row, write_hpdv2, write_labels, write_pickapic, write_simulacra
 from tests.datasets.pasta_files import rows_of, write_images, write_rows
@@ -16,6 +17,7 @@ SHIPPED = sorted(path.stem for path in (command.CONFIG_FOLDER / "data" / "prefer
 RECORDS = {
     "hpdv2": [3, 0, 0],
     "mini": [4, 3, 3],
+    "mini_pictures": [4, 3, 3],
     "paper": [3 + 8, 4, 3],
     "pasta": [0, 0, 3],
     "pickapic": [8, 0, 0],
@@ -34,6 +36,8 @@ def files(tmp_path, monkeypatch):
     write_simulacra(data / "simulacra")
     write_rows(data / "pasta" / "sessions.jsonl", rows_of("turns", "path"), "jsonl")
     write_images(data / "pasta")
+    write_labels(data / "pictured")
+    write_pictures(data / "pictured" / "pictures", 0, np.zeros((3, 10, 4, 4, 3), dtype=np.uint8))
     write_labels(tmp_path / "data")
     shutil.move(tmp_path / "data" / "labels", tmp_path / "data" / "labels_world_0")
     return data / "hpdv2" / "train"

@@ -1,13 +1,16 @@
 """The mini world's raters, as its label command writes them, come back as records with embeddings."""
 
 import copy
+import io
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from pasta_gym.datasets import DatasetError
 from pasta_gym.datasets.mini_raters import MiniRaters
 from pasta_gym.mini import grammar
+from pasta_gym.mini.pool_pictures import pictures_path, write_pictures
 from pasta_gym.user_model.data import load_preferences
 from tests.datasets.formats import LABELS, LABELS_METADATA, drain, write_labels
 
@@ -70,6 +73,42 @@ def test_splits_are_the_raters_own(folder):
 def test_there_are_no_pixels(folder):
     image = next(MiniRaters(folder).ratings()).image
     with pytest.raises(DatasetError, match="1/8 has no pixels"):
+        image.read()
+
+
+def kept_pictures(folder, n_images=10):
+    """Picture i of session s is 4 x 4 pixels of [s, i, 7]."""
+    for start, end in ((0, 2), (2, 3)):
+        pictures = np.zeros((end - start, n_images, 4, 4, 3), dtype=np.uint8)
+        pictures[..., 0] = np.arange(start, end)[:, None, None, None]
+        pictures[..., 1] = np.arange(n_images)[:, None, None]
+        pictures[..., 2] = 7
+        write_pictures(folder, start, pictures)
+    return folder
+
+
+def test_pictures_take_the_place_of_embeddings_where_they_were_kept(folder, tmp_path):
+    dataset = MiniRaters(folder, pictures=kept_pictures(tmp_path / "pictures"))
+    with_embeddings = MiniRaters(folder)
+    found = [*drain(dataset)]
+    assert found == drain(with_embeddings)
+    for pair, same in zip(dataset.comparisons(), with_embeddings.comparisons(), strict=True):
+        assert np.array_equal(pair.prompt_embedding, same.prompt_embedding)
+        for image, number in zip(pair.images, numbers(same.images), strict=True):
+            assert image.embedding is None
+            with PIL.Image.open(io.BytesIO(image.read())) as picture:
+                assert np.asarray(picture)[2, 3].tolist() == [*number, 7]
+
+
+def test_pictures_of_another_pool_are_refused(folder, tmp_path):
+    with pytest.raises(DatasetError, match=r"no pictures-\*\.npy"):
+        MiniRaters(folder, pictures=tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="holds 9 pictures a session, the labels are about 10"):
+        MiniRaters(folder, pictures=kept_pictures(tmp_path / "short", 9))
+    some = kept_pictures(tmp_path / "some")
+    pictures_path(some, 0).unlink()
+    image = next(MiniRaters(folder, pictures=some).ratings()).image
+    with pytest.raises(DatasetError, match=r"some, row 1: .*no pictures of session 1; paint them"):
         image.read()
 
 
