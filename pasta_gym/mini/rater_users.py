@@ -124,12 +124,13 @@ class RaterUsers:
         raise ValueError(f"raters judge a column by its best picture; leave the aggregator out, got {aggregator!r}")
 
     def prompt_features(self, prompt_embeddings: FloatArray) -> FloatArray:
-        """Keep the slot values ``(B, 6)`` as they are, ``(B, 1, 6)``: all raters understand them alike."""
-        return np.asarray(prompt_embeddings)[:, None]
+        """Repeat the slot values ``(B, 6)`` for every rater, ``(B, K, 6)``: all raters understand them alike."""
+        values = np.asarray(prompt_embeddings)
+        return np.broadcast_to(values[:, None], (len(values), self.n_types, values.shape[1]))
 
     def utilities(self, user_types: IntArray, prompt_features: FloatArray, image_embeddings: FloatArray) -> FloatArray:
-        """Return planted utilities ``(B, L)``, from slot values ``(B, 1, 6)`` and reads ``(B, L, M, 38)``."""
-        values = prompt_features.astype(np.int64)[:, :, None]
+        """Return planted utilities ``(B, L)``, from slot values ``(B, K, 6)`` and reads ``(B, L, M, 38)``."""
+        values = prompt_features[np.arange(len(user_types)), user_types].astype(np.int64)[:, None, None]
         weights = self._people.weights[user_types][:, None, None]
         pictures = raters.image_utilities(image_embeddings, values, weights, self._people.config)
         return raters.column_utilities(pictures, self._people.config.best_image_sharpness)

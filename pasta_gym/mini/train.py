@@ -140,7 +140,8 @@ def train_mini_surrogate(arguments: argparse.Namespace, runs: pathlib.Path, ship
     folder = shipped / "surrogate"
     weights.save_weights(network, folder / "surrogate.safetensors")
     data = {"prompts": len(prompts), "images_per_prompt": embeddings.shape[1]}
-    fitted_to = {"clip": weights.file_hash(shipped / "clip" / "open_clip_model.safetensors")}
+    # The prompts' encoder, which need not be the one in the folder that is written to.
+    fitted_to = {"clip": weights.file_hash(weights.weights_directory() / "clip" / "open_clip_model.safetensors")}
     weights.write_card(folder, _card("surrogate", config, data=data, fitted_to=fitted_to))
 
 

@@ -89,6 +89,22 @@ def test_raters_need_pictures_and_a_crowd_that_exists(toy):
         RaterUsers(CROWD).with_aggregator("mean")
 
 
+def test_raters_have_the_shapes_of_any_user_model():
+    users, rng = RaterUsers(CROWD), np.random.default_rng(0)
+    values = rater_users.slot_values_of(grammar.initial_prompt_ids("test")[:3])
+    reads = rng.uniform(size=(3, 4, 2, raters.READ_SIZE))
+    features = users.prompt_features(values)
+    assert features.shape == (3, 8, 6)
+    every = users.all_utilities(features, reads)
+    assert every.shape == (3, 8, 4)
+    types = np.array([7, 0, 3])
+    # One rater's reading of the prompt counts, and the others' do not.
+    features = np.array(features)
+    for row, user_type in enumerate(types):
+        features[row, np.arange(8) != user_type] = 0
+    assert_allclose(users.utilities(types, features, reads), every[np.arange(3), types])
+
+
 def test_verdicts_and_satisfaction_by_hand():
     still = raters.RaterConfig(improvement_noise=0.0, satisfaction_noise=0.0, same_band=0.05)
     chosen = np.array([[0.2, 0.3, 0.32, 0.1], [0.9, 0.9, 0.7, 0.74]])
