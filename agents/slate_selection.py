@@ -191,7 +191,7 @@ def coordinate_slate(
 ) -> IntArray:
     """Improve :func:`topk_choice_slate` one position at a time until no single exchange helps.
 
-    Where it stops by itself the slate is optimal: for the value ``x`` it has, no exchange raises ``sum w (q - x)``,
+    Where it stops by itself the slate is optimal, up to rounding (:func:`exact_choice_slate`): for the value ``x`` it has, no exchange raises ``sum w (q - x)``,
     and legal slates are the bases of a matroid, on which a sum has no merely local maximum. It differs from
     :func:`exact_choice_slate` in speed, and when ``max_sweeps`` cuts it short.
 
@@ -248,7 +248,8 @@ def exact_choice_slate(
 
     The value is a ratio, ``sum w q / sum w`` with ``w = exp(logit) > 0``. Dinkelbach's method solves it exactly:
     a slate is optimal for the value ``x`` it has if and only if no slate has ``sum w (q - x) > 0``, and the best
-    slate of that sum is a plain :func:`top_slate`. Each round strictly raises ``x``, so it ends.
+    slate of that sum is a plain :func:`top_slate`. Each round strictly raises ``x``, so it ends. Weights are doubles:
+    where logits of one row lie more than about 25 apart, an item of which nobody takes notice may be chosen wrongly.
 
     Args:
         item_values: ``(batch, n_candidates)``.

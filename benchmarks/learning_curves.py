@@ -104,16 +104,21 @@ def curves(by_seed: Sequence[Mapping[str, Mapping[int, float]]]) -> dict[str, Cu
 def of_runs(root: pathlib.Path, *, reward: str) -> dict[str, dict[str, Curve]]:
     """Read the curves of all agents under a folder that have learned with one reward mode.
 
+    Returns:
+        By agent; where the folder's agents learned from several datasets or in several worlds, by agent, data and world,
+        because only training seeds are put together.
+
     Raises:
         ValueError: If there is no finished run that logged while it trained.
     """
     finished, _, _ = runs.find_runs(root)
-    by_agent: dict[str, list[dict[str, dict[int, float]]]] = {}
+    learned: dict[tuple[str, str, str], list[dict[str, dict[int, float]]]] = {}
     for run in sorted(finished, key=lambda run: run.key.seed):
         metrics = logged(run.folder) if run.key.reward == reward else {}
         if metrics:
-            by_agent.setdefault(run.key.agent, []).append(metrics)
-    made = {agent: curves(by_seed) for agent, by_seed in sorted(by_agent.items())}
+            learned.setdefault((run.key.agent, run.key.data, run.key.world), []).append(metrics)
+    several = len({key[1:] for key in learned}) > 1
+    made = {", ".join(key) if several else key[0]: curves(by_seed) for key, by_seed in sorted(learned.items())}
     if not any(made.values()):
         raise ValueError(
             f"{root} holds no finished run with reward={reward} that logged while it trained; run a learner"

@@ -1,4 +1,4 @@
-"""The paper's table F.1: agents trained on human, simulated and mixed data, scored with the learned users.
+"""The paper's table F.1: agents trained on human, simulated and mixed data, or on fewer data, scored with learned users.
 
 python -m benchmarks.regimes runs/regimes                           prints it
 python -m benchmarks.regimes runs/regimes --page docs/regimes.md    and puts it into the page
@@ -23,7 +23,9 @@ from pasta_gym.types import IntArray
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
-REGIMES = ("human", "simulated", "mixed")
+REGIMES = ("human", "simulated_3k", "simulated_10k", "simulated", "mixed")
+"""Data that a table puts side by side, in this order: who chose, or how many conversations there are."""
+
 _SEED = 20_260_104  # of the resamples
 
 
