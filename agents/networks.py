@@ -3,8 +3,8 @@
 The *context* is what is known about the person: a belief over components, the output of a history encoder, or both.
 A network has one output for everybody and one for each entry of the context; its value is the first plus the others
 weighted by the context. A belief over types therefore averages one value function per type, so that taste interacts
-with the candidate without having to be learned through a hidden layer. The context goes into the features as well, which
-those functions share, so the average is not linear in the belief.
+with the candidate without having to be learned through a hidden layer. The context goes into the features that those
+functions share as well, so the average is not linear in the belief.
 """
 
 from __future__ import annotations

@@ -191,9 +191,9 @@ def coordinate_slate(
 ) -> IntArray:
     """Improve :func:`topk_choice_slate` one position at a time until no single exchange helps.
 
-    Where it stops by itself the slate is optimal, up to rounding (:func:`exact_choice_slate`): for the value ``x`` it has, no exchange raises ``sum w (q - x)``,
-    and legal slates are the bases of a matroid, on which a sum has no merely local maximum. It differs from
-    :func:`exact_choice_slate` in speed, and when ``max_sweeps`` cuts it short.
+    Where it stops by itself the slate is optimal: for the value ``x`` it has, no exchange raises ``sum w (q - x)``,
+    and legal slates are the bases of a matroid, on which a sum has no merely local maximum. Rounding limits it as it
+    does :func:`exact_choice_slate`, from which it differs in speed, and when ``max_sweeps`` cuts it short.
 
     Args:
         item_values: ``(batch, n_candidates)``.

@@ -124,8 +124,9 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(given)
     torch.set_num_threads(options.threads)
-    types = commonest_types(1) if options.user_type is None else [options.user_type]
-    (story,) = play(agent_of(options.run), prompt=options.prompt, user_types=types, seed=options.seed)
+    agent, world = agent_of(options.run)
+    types = commonest_types(1, world) if options.user_type is None else [options.user_type]
+    (story,) = play(agent, prompt=options.prompt, user_types=types, seed=options.seed, world=world)
     words = shlex.join(sys.argv[1:] if given is None else given)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, page(story, f"python -m benchmarks.episode_page {words}".strip()))

@@ -10,7 +10,7 @@ import pathlib
 
 import gymnasium as gym
 import numpy as np
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,13 +20,16 @@ from agents.random_slate import RandomAgent
 from benchmarks import runs
 from benchmarks.pages import REPOSITORY
 from pasta_gym.seeding import mix
+from pasta_gym.worlds import WorldRecipe
 
 FRAMES_SHOWN = (0, 1, 2, 4)
 
 
-def frames_of_an_episode(agent: Agent, *, seed: int, prompt: str, user_type: int) -> list[NDArray[np.uint8]]:
+def frames_of_an_episode(
+    agent: Agent, *, seed: int, prompt: str, user_type: int, world: str | WorldRecipe = "mini"
+) -> list[NDArray[np.uint8]]:
     """Play one episode and keep the rendering of every turn."""
-    env = gym.make("PastaT2I-v0", images="diffusion", split="test", render_mode="rgb_array")
+    env = gym.make("PastaT2I-v0", world=world, images="diffusion", split="test", render_mode="rgb_array")
     observation, _ = env.reset(seed=seed, options={"prompt": prompt, "user_type": user_type})
     frames: list[NDArray[np.uint8]] = []
     terminated = False
@@ -53,6 +56,22 @@ def trained_agent(run: pathlib.Path) -> Agent:
     return agent
 
 
+def world_of(run: pathlib.Path) -> str | WorldRecipe:
+    """Return the world that a run's agent was scored in.
+
+    Raises:
+        ValueError: If its users were not that world's own, whom a picture would not show.
+    """
+    environment = runs.saved_config(run)["env"]
+    if environment.get("user_model") is not None:
+        raise ValueError(
+            f"{run} has users of its own, {environment['user_model']}; pictures are made with a world's own users"
+        )
+    world = environment["world"]
+    found: str | WorldRecipe = world if isinstance(world, str) else instantiate(world)
+    return found
+
+
 def main(given: list[str] | None = None) -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,7 +82,13 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--run", type=pathlib.Path, help="run directory of a trained agent; random without")
     arguments = parser.parse_args(given)
     agent: Agent = trained_agent(arguments.run) if arguments.run else RandomAgent()
-    frames = frames_of_an_episode(agent, seed=arguments.seed, prompt=arguments.prompt, user_type=arguments.user_type)
+    frames = frames_of_an_episode(
+        agent,
+        seed=arguments.seed,
+        prompt=arguments.prompt,
+        user_type=arguments.user_type,
+        world=world_of(arguments.run) if arguments.run else "mini",
+    )
     rows = [np.concatenate([frames[i] for i in pair], axis=1) for pair in (FRAMES_SHOWN[:2], FRAMES_SHOWN[2:])]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(arguments.out)

@@ -105,8 +105,8 @@ def of_runs(root: pathlib.Path, *, reward: str) -> dict[str, dict[str, Curve]]:
     """Read the curves of all agents under a folder that have learned with one reward mode.
 
     Returns:
-        By agent; where the folder's agents learned from several datasets or in several worlds, by agent, data and world,
-        because only training seeds are put together.
+        By agent; where the folder's agents learned from several datasets or in several worlds, by agent, data and
+        world, because only training seeds are put together.
 
     Raises:
         ValueError: If there is no finished run that logged while it trained.

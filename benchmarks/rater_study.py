@@ -36,7 +36,7 @@ from pasta_gym.trajectories import EnvironmentConfig, provenance
 from pasta_gym.trajectories.environment import first_environment_seed
 from pasta_gym.trajectories.files import digest, write_text
 from pasta_gym.trajectories.rater_environment import RaterEnvironment, RaterVectorEnv
-from pasta_gym.trajectories.rater_rewards import chosen_utilities_of_types, labels_by_type
+from pasta_gym.trajectories.rater_rewards import chosen_utilities_of_types, labels_by_type, require_same_people
 from pasta_gym.trajectories.rater_sessions import LABELS, learned_users
 from pasta_gym.types import FloatArray, IntArray, UserModelProtocol
 
@@ -77,10 +77,12 @@ class Study:
         """Load the raters, their eye and the learned model.
 
         Raises:
-            ValueError: If labels or models are missing, or nothing is painted.
+            ValueError: If labels or models are missing, the user model was fitted to other people than these raters,
+                or nothing is painted.
         """
         crowd = crowd_of(config.labels, config.environment.split)
         users = learned_users(config.environment)
+        require_same_people(users, crowd)
         n_envs = min(config.evaluation.batch_size, config.evaluation.n_episodes)
         envs = RaterEnvironment.like(config.environment, crowd).make(n_envs, reveal=True)
         return cls(config, envs, types_of_raters(users, crowd, config.labels))
@@ -259,8 +261,8 @@ def read_answers(path: pathlib.Path) -> Answers:
         raise ValueError(f"{path} is broken ({error!r}); delete it and run again, which plays it anew") from error
 
 
-def arms_of(finished: Sequence[Run], reward: str) -> dict[str, list[Run]]:
-    """Group the runs to judge by agent and data; agents that learn nothing are one arm, with one seed.
+def arms_of(finished: Sequence[Run], reward: str, world: str) -> dict[str, list[Run]]:
+    """Group the runs of one world to judge by agent and data; agents that learn nothing are one arm, with one seed.
 
     Runs that score an agent with other pictures than it learned with are left out: the agent is there already.
 
@@ -269,7 +271,11 @@ def arms_of(finished: Sequence[Run], reward: str) -> dict[str, list[Run]]:
     """
     arms: dict[str, list[Run]] = {}
     for run in sorted(finished, key=lambda r: (r.key.agent not in UNTRAINED, r.key.agent, r.key.data, r.key.seed)):
-        if run.key.reward != reward or run.key.images != HOME or run.metadata.get("privileged"):
+        if (
+            (run.key.reward, run.key.world) != (reward, world)
+            or run.key.images != HOME
+            or run.metadata.get("privileged")
+        ):
             continue
         name = rater_tables.arm(run.key)
         own = arms.setdefault(name, [])
@@ -280,7 +286,8 @@ def arms_of(finished: Sequence[Run], reward: str) -> dict[str, list[Run]]:
         own.append(run)
     if not arms:
         raise ValueError(
-            f"no finished run with reward {reward!r} of an agent without privileges; train one first: "
+            f"no finished run with reward {reward!r} in world {world!r} of an agent without privileges (there are runs "
+            f"in {', '.join(sorted({run.key.world for run in finished})) or 'none'}); train one first: "
             "python -m benchmarks.run --multirun experiment=regimes"
         )
     return arms
@@ -316,8 +323,8 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory()
     out = given.out or given.runs / "rater_study"
     finished, _, _ = runs.find_runs(given.runs)
-    arms = arms_of(finished, given.reward)
     environment = EnvironmentConfig(world=given.world, images=given.images, split="test", reward="sparse")
+    arms = arms_of(finished, given.reward, environment.world_name)
     evaluation = EvaluationConfig(given.episodes, split="test", batch_size=given.batch)
     study = Study.open(StudyConfig(environment, given.labels, evaluation))
     told = {name: [answers_of(study, run, out / PARTS) for run in own] for name, own in arms.items()}

@@ -1,4 +1,4 @@
-"""The paper's table F.1: agents trained on human, simulated and mixed data, or on fewer data, scored with learned users.
+"""The paper's table F.1: agents trained on human, simulated and mixed data, or on less of it, and the learned users.
 
 python -m benchmarks.regimes runs/regimes                           prints it
 python -m benchmarks.regimes runs/regimes --page docs/regimes.md    and puts it into the page

@@ -12,7 +12,7 @@ import numpy as np
 from agents import Agent
 from agents.random_slate import RandomAgent
 from agents.token_texts import TextRecord
-from benchmarks.episode_picture import trained_agent
+from benchmarks.episode_picture import trained_agent, world_of
 from benchmarks.evaluate import decision_keys
 from pasta_gym.envs import PastaConfig
 from pasta_gym.envs.assembly import assemble
@@ -183,12 +183,12 @@ def _scene(
     )
 
 
-def agent_of(run: pathlib.Path | None) -> Agent:
-    """Load the agent of a run directory; the random one without."""
-    return RandomAgent() if run is None else trained_agent(run)
+def agent_of(run: pathlib.Path | None) -> tuple[Agent, str | WorldRecipe]:
+    """Load the agent of a run directory and the world that it was scored in; the random one in ``mini`` without."""
+    return (RandomAgent(), "mini") if run is None else (trained_agent(run), world_of(run))
 
 
-def commonest_types(n: int, world: str = "mini") -> list[int]:
+def commonest_types(n: int, world: str | WorldRecipe = "mini") -> list[int]:
     """The ``n`` types with the largest share of a world's users."""
     prior = load_user_model(make_world(world).user_model).prior
     return [int(k) for k in np.argsort(-np.asarray(prior), kind="stable")[:n]]

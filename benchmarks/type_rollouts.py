@@ -128,10 +128,11 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(given)
     torch.set_num_threads(options.threads)
-    types = options.types or commonest_types(4)
+    agent, world = agent_of(options.run)
+    types = options.types or commonest_types(4, world)
     if len(set(types)) < 3:
         parser.error(f"--types takes three or more different types, to be compared; got {types}")
-    stories = play(agent_of(options.run), prompt=options.prompt, user_types=types, seed=options.seed)
+    stories = play(agent, prompt=options.prompt, user_types=types, seed=options.seed, world=world)
     words = shlex.join(sys.argv[1:] if given is None else given)
     facts = described(stories, f"python -m benchmarks.type_rollouts {words}".strip())
     picture = draw(stories)

@@ -87,6 +87,22 @@ def labels_by_type(users: UserModelProtocol, labels: pathlib.Path, raters: IntAr
     return found
 
 
+def require_same_people(users: UserModelProtocol, crowd: Crowd) -> None:
+    """Check that a learned user model is about the people whose sessions it is asked about.
+
+    Raises:
+        ValueError: If it was fitted to the raters of another world.
+    """
+    fitted_to = getattr(users, "metadata", {}).get("data", {}).get("world_seed")
+    if fitted_to is not None and fitted_to != crowd.world_seed:
+        raise ValueError(
+            f"the raters are those of world {crowd.world_seed}, and the user model was fitted to those of world "
+            f"{fitted_to}: none of its types means anything about them. Name that world's labels "
+            f"(data.labels=FOLDER, --labels FOLDER; `python -m pasta_gym.mini.rater_data label --pool data/rater_pool "
+            f"--out FOLDER --world {fitted_to}` writes them), or another world"
+        )
+
+
 @dataclass(frozen=True)
 class MostLikelyType:
     """Writes rewards into sessions.
@@ -111,7 +127,11 @@ class MostLikelyType:
             users: The learned user model.
             crowd: Whose sessions.
             labels: A world's labels, or None to judge by a session's choices alone.
+
+        Raises:
+            ValueError: If the user model was fitted to other people, or the labels are missing or broken.
         """
+        require_same_people(users, crowd)
         if labels is None:
             return cls(users, crowd, np.zeros((len(crowd), users.n_types)), {})
         likelihoods = labels_by_type(users, labels, np.arange(crowd.first, crowd.end))

@@ -10,6 +10,7 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 import pasta_gym  # noqa: F401  registers the environment
@@ -17,6 +18,7 @@ from agents.random_slate import RandomAgent
 from benchmarks import episode_page, learning_curves, runs, storyboard, type_rollouts
 from benchmarks.evaluate import EpisodeScores, decision_keys
 from pasta_gym.envs import PastaConfig
+from pasta_gym.worlds import MiniWorld
 from tests.env.tiny_world import PRIOR, TINY, tiny_world
 
 CONFIG = PastaConfig(images="diffusion", split="test", **TINY)
@@ -203,7 +205,7 @@ def test_a_page_stands_alone_and_prints_words_as_words(stories):
 def test_the_page_is_of_the_conversation_that_was_asked_for(stories, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(episode_page, "play", lambda agent, **given: asked.append(given) or stories[:1])
-    monkeypatch.setattr(episode_page, "commonest_types", lambda n: [5])
+    monkeypatch.setattr(episode_page, "commonest_types", lambda n, world: [5])
     for given in (["--user-type", "0"], []):
         episode_page.main([*given, "--seed", "9", "--out", str(tmp_path / "new" / "page.html")])
     assert [call["user_types"] for call in asked] == [[0], [5]]
@@ -223,8 +225,8 @@ def lines(*rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def finished_run(root, agent, seed, rows, reward="sparse"):
-    key = runs.RunKey("e", "h", agent, reward, "d", "w", "surrogate", "test", seed)
+def finished_run(root, agent, seed, rows, reward="sparse", data="d", world="w"):
+    key = runs.RunKey("e", "h", agent, reward, data, world, "surrogate", "test", seed)
     folder = key.folder(root)
     folder.mkdir(parents=True)
     scores = EpisodeScores(np.arange(2), ["a", "b"], np.zeros(2, dtype=int), np.ones(2), np.full((2, 1), 0.1))
@@ -250,6 +252,32 @@ def test_curves_put_seeds_together_at_the_steps_they_share(tmp_path):
     curve = made["iql"]["loss/q"]
     assert curve.steps.tolist() == [100, 200]
     assert curve.values.tolist() == [[3.0, 2.0], [5.0, 4.0]]
+
+
+def test_curves_of_other_data_and_other_worlds_are_no_seeds(tmp_path):
+    finished_run(tmp_path, "iql", 0, logs(3.0, 2.0))
+    finished_run(tmp_path, "iql", 1, logs(5.0, 4.0))
+    finished_run(tmp_path, "iql", 0, logs(7.0, 6.0), data="e")
+    finished_run(tmp_path, "iql", 0, logs(9.0, 8.0), world="v")
+    made = learning_curves.of_runs(tmp_path, reward="sparse")
+    found = {name: curve["loss/q"].values[:, 0].tolist() for name, curve in made.items()}
+    assert found == {"iql, d, v": [9.0], "iql, d, w": [3.0, 5.0], "iql, e, w": [7.0]}
+
+
+def written_run(folder, **env):
+    folder.mkdir()
+    (folder / runs.CONFIG).write_text(OmegaConf.to_yaml({"agent": {}, "env": {"user_model": None} | env}))
+    return folder
+
+
+def test_a_runs_pictures_are_of_its_own_world(tmp_path, monkeypatch):
+    monkeypatch.setattr(storyboard, "trained_agent", lambda run: "the agent")
+    recipe = {"_target_": "pasta_gym.worlds.MiniWorld", "number": 2}
+    assert storyboard.agent_of(written_run(tmp_path / "a", world="mini")) == ("the agent", "mini")
+    assert storyboard.agent_of(written_run(tmp_path / "b", world=recipe)) == ("the agent", MiniWorld(2))
+    assert storyboard.agent_of(None)[1] == "mini"
+    with pytest.raises(ValueError, match="has users of its own, elsewhere; pictures are made with a world's own"):
+        storyboard.agent_of(written_run(tmp_path / "c", world="mini", user_model="elsewhere"))
 
 
 def test_the_interval_over_three_seeds_is_students():

@@ -228,15 +228,20 @@ def test_the_runs_to_judge(trained):
 
     folder = trained
     finished = runs.find_runs(folder)[0]
-    arms = rater_study.arms_of(finished, "sparse")
+    arms = rater_study.arms_of(finished, "sparse", "rater_toy")
     assert list(arms) == ["random", "own/simulated"]
     more = [dataclasses.replace(r, key=dataclasses.replace(r.key, data="human", seed=4)) for r in finished]
-    arms = rater_study.arms_of([*finished, *more], "sparse")
+    arms = rater_study.arms_of([*finished, *more], "sparse", "rater_toy")
     assert {name: len(own) for name, own in arms.items()} == {"random": 1, "own/human": 1, "own/simulated": 1}
     with pytest.raises(ValueError, match="with seed 0 is there twice"):
-        rater_study.arms_of([*finished, *finished], "sparse")
+        rater_study.arms_of([*finished, *finished], "sparse", "rater_toy")
     with pytest.raises(ValueError, match="no finished run with reward 'dense'"):
-        rater_study.arms_of(finished, "dense")
+        rater_study.arms_of(finished, "dense", "rater_toy")
+    elsewhere = [dataclasses.replace(r, key=dataclasses.replace(r.key, world="mini_1")) for r in finished]
+    # The same seed in another world is not the same arm twice.
+    assert list(rater_study.arms_of([*finished, *elsewhere], "sparse", "rater_toy")) == ["random", "own/simulated"]
+    with pytest.raises(ValueError, match=r"in world 'mini' of an agent without .*there are runs in mini_1, rater_toy"):
+        rater_study.arms_of([*finished, *elsewhere], "sparse", "mini")
     episodes, scores = rater_tables.benchmark_scores([finished[0], finished[0]])
     assert scores.shape == (2, len(episodes))
     assert rater_tables.arm(RunKey("e", "", "iql", "sparse", "mixed", "mini", "surrogate", "test", 0)) == "iql/mixed"

@@ -51,6 +51,18 @@ def test_the_table_has_the_papers_shape(root):
     assert float(low) < -0.5 < float(high)
 
 
+def test_fewer_data_stand_beside_all(tmp_path):
+    for data, value in (("simulated", 8), ("simulated_10k", 7), ("simulated_3k", 6), ("own", 9)):
+        store(tmp_path, "iql", data, 0, [value, value])
+    store(tmp_path, "random", "simulated", 0, [4, 4])
+    lines = regimes.section(make_reports(tmp_path, n_replicates=50), n_replicates=50)
+    assert [line for line in lines if line.startswith("| agent")] == [
+        "| agent | reward | random | simulated_3k | simulated_10k | simulated |"
+    ]
+    (gaps,) = [line for line in lines if "minus simulated" in line]
+    assert [cell.split(" [")[0] for cell in gaps.split(" | ")[3:5]] == ["-2.00", "-1.00"]
+
+
 def test_the_report_prints_it(root):
     assert "### Data regimes, regimes: mini world, test prompts" in write_report(root, n_replicates=50)[0]
 

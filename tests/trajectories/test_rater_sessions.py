@@ -156,6 +156,15 @@ def test_rewards_are_those_of_the_most_likely_type_for_every_turn(toy, tmp_path)
     assert "rewards" not in plain.metadata
 
 
+def test_users_of_another_world_say_nothing_about_these_raters():
+    users = LinearUsers([taste([WARM])])
+    users.metadata = {"data": {"world_seed": CROWD.world_seed}}
+    assert MostLikelyType.of(users, CROWD, None).crowd == CROWD
+    users.metadata = {"data": {"world_seed": CROWD.world_seed + 1}}
+    with pytest.raises(ValueError, match=r"those of world 3, .* fitted to those of world 4.*--world 4"):
+        MostLikelyType.of(users, CROWD, None)
+
+
 def test_sessions_are_logged_with_the_raters_of_the_labels_and_go_on_where_they_stopped(
     toy, labels, tmp_path, monkeypatch
 ):
