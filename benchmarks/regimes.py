@@ -23,7 +23,7 @@ from pasta_gym.types import IntArray
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
-REGIMES = ("human", "simulated_3k", "simulated_10k", "simulated", "mixed")
+REGIMES = ("human", "human_untrained", "simulated_3k", "simulated_10k", "simulated", "mixed")
 """Data that a table puts side by side, in this order: who chose, or how many conversations there are."""
 
 _SEED = 20_260_104  # of the resamples

@@ -15,13 +15,18 @@ import numpy as np
 
 from pasta_gym import seeding
 from pasta_gym.mini.training_data import cache_directory
-from pasta_gym.trajectories import provenance, random_policy, storage
+from pasta_gym.trajectories import provenance, random_policy, storage, untrained_policy
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.environment import SEED_STRIDE, EnvironmentConfig, first_environment_seed
 from pasta_gym.trajectories.files import digest, whole_folder
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 _ACTION = 0xAC7104  # salt of the logging policy's keys
+POLICIES = {
+    random_policy.NAME: random_policy.random_slates,
+    untrained_policy.NAME: untrained_policy.untrained_slates,
+}
+"""Logging policies by name: categories ``(B, C)``, keys ``(B,)`` and L to slates ``(B, L)`` and their probabilities."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class CollectionConfig:
         environment: Where the conversations happen. Dense data can be read as sparse later.
         n_episodes: Conversations; the paper uses 30,000.
         seed: Numbers a stream of conversations; streams share none.
-        policy: The logging policy; only the random one is known.
+        policy: The logging policy: ``random_one_per_category``, or ``untrained_generator``, which shows the first
+            candidate of each of L categories drawn at random and so a fifth of what the other one can show.
         shard_size: Episodes run side by side and saved together. It changes no content.
     """
 
@@ -47,8 +53,8 @@ class CollectionConfig:
             raise ValueError(f"n_episodes must be in 1..{SEED_STRIDE}, got {self.n_episodes}")
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be 1 or more, got {self.shard_size}")
-        if self.policy != random_policy.NAME:
-            raise ValueError(f"policy must be {random_policy.NAME!r}, got {self.policy!r}")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy must be one of {tuple(POLICIES)}, got {self.policy!r}")
         if self.environment.reward not in REWARDS:
             raise ValueError(f"reward must be one of {REWARDS}, got {self.environment.reward!r}")
 
@@ -162,7 +168,7 @@ def run_shard(envs: Any, config: CollectionConfig, first: int, n_wanted: int) ->
     for turn in range(horizon):
         ids, categories = info["candidate_ids"], observation["categories"]
         embedded.add(ids[:n_wanted], observation["candidates"][:n_wanted])
-        actions, probabilities = random_policy.random_slates(categories, decision_keys(seeds, turn), slate_size)
+        actions, probabilities = POLICIES[config.policy](categories, decision_keys(seeds, turn), slate_size)
         observation, rewards, terminated, truncated, info = envs.step(actions)
         if bool(truncated.any()) or bool((terminated != (turn == horizon - 1)).any()):
             raise RuntimeError(f"episodes must end at turn {horizon} together, but one did not at turn {turn + 1}")

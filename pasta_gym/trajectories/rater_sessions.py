@@ -1,4 +1,4 @@
-"""Collects sessions of planted raters with the random policy: what the benchmark calls human data.
+"""Collects sessions of planted raters, what the benchmark calls human data: with the random policy if not told else.
 
 Run ``python -m pasta_gym.trajectories.rater_sessions --help`` for the command.
 """
@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass, field
 
 from pasta_gym.mini.rater_users import crowd_of
-from pasta_gym.trajectories.collection import CollectionConfig, Progress, collect
+from pasta_gym.trajectories import random_policy
+from pasta_gym.trajectories.collection import POLICIES, CollectionConfig, Progress, collect
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.rater_environment import RaterEnvironment
 from pasta_gym.trajectories.rater_rewards import MostLikelyType
@@ -33,6 +34,7 @@ class RaterSessionsConfig:
         seed: Numbers a stream of conversations; another one than that of simulated data, so that no conversation has
             the prompt and the luck of one of those.
         shard_size: Sessions played side by side and saved together: what is lost when it is killed.
+        policy: Who chooses what is shown, as in ``CollectionConfig``: the untrained generator in the paper's sessions.
     """
 
     environment: EnvironmentConfig = field(default_factory=lambda: EnvironmentConfig(images="painter"))
@@ -41,6 +43,7 @@ class RaterSessionsConfig:
     n_episodes: int = 7000
     seed: int = 1
     shard_size: int = 50
+    policy: str = random_policy.NAME
 
     def collect(self, *, root: pathlib.Path | None = None, progress: Progress | None = None) -> pathlib.Path:
         """Return the folder of the dataset, after making what is missing of it.
@@ -56,7 +59,11 @@ class RaterSessionsConfig:
         crowd = crowd_of(labels, self.environment.split)
         judge = MostLikelyType.of(learned_users(self.environment), crowd, labels if self.use_labels else None)
         config = CollectionConfig(
-            RaterEnvironment.like(self.environment, crowd), self.n_episodes, self.seed, shard_size=self.shard_size
+            RaterEnvironment.like(self.environment, crowd),
+            self.n_episodes,
+            self.seed,
+            self.policy,
+            shard_size=self.shard_size,
         )
         return collect(config, root=root, progress=progress, judge=judge)
 
@@ -79,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sessions", type=int, default=defaults.n_episodes)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--images", default=defaults.environment.images, help="what paints: painter, diffusion")
+    parser.add_argument("--policy", default=defaults.policy, choices=tuple(POLICIES), help="who chooses what is shown")
     parser.add_argument("--shard-size", type=int, default=defaults.shard_size)
     given = parser.parse_args(arguments)
     config = RaterSessionsConfig(
@@ -87,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         n_episodes=given.sessions,
         seed=given.seed,
         shard_size=given.shard_size,
+        policy=given.policy,
     )
     from tqdm.auto import tqdm
 

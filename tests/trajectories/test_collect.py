@@ -120,12 +120,26 @@ def test_streams_of_seeds_share_no_episode():
         first_environment_seed(0, stream=2)
 
 
+def test_the_untrained_generator_can_be_logged_and_is_another_dataset(tiny, tmp_path):
+    random, untrained = (
+        load(collect(dataclasses.replace(CONFIG, policy=policy), root=tmp_path))
+        for policy in ("random_one_per_category", "untrained_generator")
+    )
+    assert random.metadata["dataset_id"] != untrained.metadata["dataset_id"]
+    assert untrained.metadata["policy"] == "untrained_generator"
+    shown = np.take_along_axis(untrained.categories, untrained.actions, axis=2)
+    first = (untrained.categories[:, :, None] == shown[..., None]).argmax(axis=-1)
+    assert np.array_equal(untrained.actions, first)
+    assert (random.actions != untrained.actions).any()
+    assert np.unique(untrained.behaviour_probabilities) == pytest.approx([1 / 3])  # two of three categories
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"n_episodes": 0}, "n_episodes must be in 1"),
         ({"shard_size": 0}, "shard_size"),
-        ({"policy": "greedy"}, "policy must be 'random_one_per_category', got 'greedy'"),
+        ({"policy": "greedy"}, "policy must be one of .*'untrained_generator'.*got 'greedy'"),
         ({"environment": EnvironmentConfig(reward="medium")}, "reward"),
     ],
 )

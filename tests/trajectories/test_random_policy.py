@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from pasta_gym import seeding
 from pasta_gym.trajectories.random_policy import random_slates, slate_probabilities
+from pasta_gym.trajectories.untrained_policy import untrained_slates
 
 FIVE_BY_FIVE = np.repeat(np.arange(5), 5)
 
@@ -64,3 +65,17 @@ def test_slates_hold_distinct_categories_and_do_not_depend_on_the_batch(sizes, s
 def test_too_few_categories_say_what_would_do():
     with pytest.raises(ValueError, match=r"slate_size must be in 1\.\.2 .* got 3"):
         random_slates(np.array([[0, 0, 4, 4]]), keys(1), 3)
+
+
+def test_the_untrained_generator_shows_first_candidates_with_the_stated_probabilities():
+    categories = np.tile([3, 0, 2, 2, 0, 3, 4], (30_000, 1))  # first of 3, 0, 2 and 4: places 0, 1, 2, 6
+    slates, probabilities = untrained_slates(categories, keys(30_000, seed=2), 3)
+    assert_allclose(probabilities, 1 / 4)
+    names = [tuple(sorted(s)) for s in slates.tolist()]
+    assert set(names) == {(0, 1, 2), (0, 1, 6), (0, 2, 6), (1, 2, 6)}
+    for name in set(names):
+        assert abs(names.count(name) / len(names) - 1 / 4) < 0.0125  # five standard deviations
+    alone, _ = untrained_slates(categories[7:8], keys(30_000, seed=2)[7:8], 3)
+    assert_array_equal(alone[0], slates[7])
+    with pytest.raises(ValueError, match="as many categories, got 4"):
+        untrained_slates(categories[:1], keys(1), 5)
