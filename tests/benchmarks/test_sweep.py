@@ -275,6 +275,10 @@ def test_a_sweep_killed_at_twenty_moments_ends_with_the_table_of_one_left_alone(
     # The moments are spread: before the first job, between jobs, within one.
     assert len(set(found["finished_jobs_at_kill"])) >= 2
     assert any(found["parts_at_kill"])
+    # And of a learner: before it has a checkpoint, while it writes one, and after.
+    assert found["moments"] == ["training", "saving", "trained"]
+    assert min(found["checkpoints_at_kill"]) == 0
+    assert max(found["checkpoints_at_kill"]) >= 1
 
 
 def test_jobs_side_by_side_and_one_that_fails_leaves_the_rest_and_is_listed_with_its_log(tmp_path):
