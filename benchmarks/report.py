@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import comparison_pages, held_out, html_report, personalisation, runs, shards, stats, transfer
-from benchmarks.comparisons import BLIND, CLAIRVOYANT, HOME, RANDOM, REFERENCES
+from benchmarks import alike, comparison_pages, held_out, html_report, personalisation, runs, shards, stats, transfer
+from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
+from benchmarks.comparison_pages import interval_text
+from benchmarks.comparisons import CLAIRVOYANT, HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, printed
 from benchmarks.regimes import section as regime_tables
 from benchmarks.stats import Interval, Scores
@@ -26,7 +28,6 @@ from pasta_gym.trajectories.files import write_json, write_text
 from pasta_gym.types import IntArray
 
 BOOTSTRAP_SEED = 20_260_101
-MIN_HEADROOM = 0.20
 MARK = " \\*"
 BLOCKS = ("table", "transfer")
 
@@ -57,15 +58,6 @@ class Cell:
     normalised: dict[str, Interval]
     final: dict[str, Scores]
     unseen: dict[str, NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One claim and whether the runs bear it out; ``passed`` is None where runs for it are missing."""
-
-    claim: str
-    passed: bool | None
-    found: str
 
 
 @dataclass
@@ -117,7 +109,7 @@ def make_reports(
         shards_folder: Folder of score shards (see ``benchmarks.shards``), for the runs that are not under ``root``.
 
     Raises:
-        ValueError: If there is no finished run.
+        ValueError: If there is no finished run, one lies there twice, or conversations of one number are not the same.
     """
     return _reports_of(root, shards.find_all(root, shards_folder), n_replicates)
 
@@ -142,16 +134,9 @@ def _reports_of(root: pathlib.Path, found: shards.Found, n_replicates: int) -> l
             failed=failed,
             open_runs=open_runs,
         )
-        report.checks = headline_checks(report) + _of_other_weights(own)
+        report.checks = headline_checks(report) + of_other_weights(own) + of_other_settings(own)
         reports.append(report)
     return reports
-
-
-def _of_other_weights(finished: list[runs.Run]) -> list[Check]:
-    """A failed check if rows were scored with different weights of the world, which makes them no rows of one table."""
-    sets = {run.metadata.get("models") for run in finished}
-    found = f"{len(sets)} sets of weights; the same command again replaces what is stale"
-    return [Check("all rows were scored with the same weights of the world", False, found)] if len(sets) > 1 else []
 
 
 def _row_order(agents: set[str]) -> list[str]:
@@ -163,6 +148,9 @@ def _cells(finished: list[runs.Run], n_replicates: int) -> dict[tuple[str, str],
     grouped: dict[tuple[str, str], dict[str, list[runs.Run]]] = {}
     for run in finished:
         grouped.setdefault((run.key.reward, run.key.images), {}).setdefault(run.key.agent, []).append(run)
+    for reward in {run.key.reward for run in finished}:
+        # Agents are paired within a cell, image models within a reward.
+        alike.check_conversations(run for run in finished if run.key.reward == reward)
     return {key: _cell(own, n_replicates) for key, own in sorted(grouped.items(), reverse=True)}
 
 
@@ -190,81 +178,6 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
     return Cell(returns, utilities, len(shared), np.array(sorted(shared)), seeds, mean, normalised, final, unseen)
 
 
-def headline_checks(report: Report) -> list[Check]:
-    """Test the claims that the table is meant to carry (see ``docs/benchmarks.md``)."""
-    checks: list[Check] = []
-    for (reward, images), cell in report.cells.items():
-        if images != report.home or RANDOM not in cell.returns:
-            continue
-        learned = [a for a in report.agents if a in cell.returns and a not in REFERENCES and a not in report.privileged]
-        checks += [_above_random(cell, agent, reward) for agent in learned]
-        if CLAIRVOYANT in cell.returns:
-            checks.append(_not_saturated(cell, reward))
-            if BLIND in cell.returns:
-                checks.append(_headroom(cell, reward))
-        others = [(name, other) for (own, name), other in report.cells.items() if own == reward and name != images]
-        checks += [_same_order(cell, other, reward, images, name) for name, other in others]
-    return checks
-
-
-def _above_random(cell: Cell, agent: str, reward: str) -> Check:
-    ours, floor = cell.mean[agent], cell.mean[RANDOM]
-    of_seed = cell.returns[agent].mean(axis=1)
-    every = bool((of_seed > cell.returns[RANDOM].mean()).all())
-    apart = ours.low > floor.high
-    seeds = "in every seed" if len(of_seed) > 1 else "in its one seed"
-    return Check(
-        f"{agent} above random, {reward}: intervals apart and {seeds}",
-        apart and every,
-        f"{_text(ours)} against {_text(floor)}; seeds {', '.join(f'{s:.2f}' for s in of_seed)}",
-    )
-
-
-def _not_saturated(cell: Cell, reward: str) -> Check:
-    gap = cell.mean[CLAIRVOYANT].estimate - cell.mean[RANDOM].estimate
-    spread = float(cell.returns[RANDOM].std(axis=1, ddof=1).mean()) if cell.episodes > 1 else float("nan")
-    return Check(
-        f"clairvoyant minus random is at least one standard deviation of random's return, {reward}",
-        bool(gap >= spread),
-        f"{gap:.2f} against {spread:.2f}",
-    )
-
-
-def _headroom(cell: Cell, reward: str) -> Check:
-    blind = cell.mean[BLIND].estimate
-    top, floor = cell.mean[CLAIRVOYANT].estimate, cell.mean[RANDOM].estimate
-    share = (top - blind) / (top - floor) if top > floor else float("nan")
-    return Check(
-        f"personalisation is worth at least {MIN_HEADROOM:.0%} of the gap from random to clairvoyant, {reward}",
-        bool(share >= MIN_HEADROOM),
-        f"{share:.0%} above the best slate that ignores the user",
-    )
-
-
-def _same_order(at_home: Cell, painted: Cell, reward: str, home: str, images: str) -> Check:
-    """No pair of agents may be apart one way where they learned and apart the other way under another image model."""
-    shared = sorted(set(at_home.returns) & set(painted.returns))
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    agreeing, reversed_pairs, n_pairs = 0, [], 0
-    for i, first in enumerate(shared):
-        for second in shared[i + 1 :]:
-            here = stats.difference_interval(at_home.returns, first, second, rng, 1000)
-            there = stats.difference_interval(painted.returns, first, second, rng, 1000)
-            n_pairs += 1
-            agreeing += here.estimate * there.estimate > 0
-            if (here.low > 0 and there.high < 0) or (here.high < 0 and there.low > 0):
-                reversed_pairs.append(f"{first} and {second}")
-    found = f"{agreeing} of {n_pairs} pairs in the same order over {painted.episodes} episodes on {images}"
-    if reversed_pairs:
-        found += f"; reversed beyond noise: {', '.join(reversed_pairs)}"
-    claim = f"no two agents change places beyond noise when moved from {home} to {images}, {reward}"
-    return Check(claim, not reversed_pairs if n_pairs else None, found)
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-
-
 def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
     """Lay the report out: header, and one row an agent with ``estimate [low, high]`` in each column."""
     header, columns = ["agent", "seeds"], []
@@ -278,7 +191,7 @@ def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
     rows = []
     for agent in report.agents:
         seeds = max((len(c.returns[agent]) for c in report.cells.values() if agent in c.returns), default=0)
-        values = [_text(column[agent]) if agent in column else "" for column in columns]
+        values = [interval_text(column[agent]) if agent in column else "" for column in columns]
         rows.append([report.label(agent), str(seeds), *values])
     return header, rows
 

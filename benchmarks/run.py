@@ -25,7 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from agents import Agent, LearningAgent
-from benchmarks import runs
+from benchmarks import revision, runs
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
@@ -102,7 +102,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
                 "privileged": bool(getattr(agent, "privileged", False)),
                 "dataset_id": dataset_id,
                 "model_hashes": provenance.model_hashes(envs),
-                "git_revision": provenance.git_revision(CONFIG_FOLDER.parent),
+                "git_revision": revision.REVISION,
                 "packages": provenance.package_versions(),
                 "environment": asdict(settings.environment),
                 **({"candidate_stats": envs.candidate_stats} if envs.candidate_stats else {}),

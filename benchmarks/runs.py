@@ -8,8 +8,9 @@ import io
 import json
 import pathlib
 import shutil
+import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +28,8 @@ CONFIG, SCORES, METRICS, METADATA, FAILURE = (
 )
 CHECKPOINT, PARTS, SECONDS = "checkpoint", "parts", "seconds.json"
 KEY_COLUMNS = ("experiment", "config_hash", "agent", "reward", "data", "world", "images", "split", "seed")
-OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, SECONDS, "metrics.csv", "started.json")
+STARTED = "started.json"
+OWN_FILES = (CONFIG, SCORES, METRICS, METADATA, FAILURE, SECONDS, "metrics.csv", STARTED)
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,15 @@ def read_scores(path: pathlib.Path) -> list[tuple[RunKey, EpisodeScores]]:
 
 
 def _scores_of(rows: list[dict[str, str]], turns: list[str]) -> EpisodeScores:
+    # In a file of many runs a column that a run does not have is blank.
+    turns = [t for t in turns if any(r[t] for r in rows)]
     return EpisodeScores(
         episodes=np.array([int(r["episode"]) for r in rows]),
         prompts=[r["prompt"] for r in rows],
         user_types=np.array([int(r["user_type"]) for r in rows]),
         returns=np.array([float(r["episode_return"]) for r in rows]),
         chosen_utilities=np.array([[float(r[t]) for t in turns] for r in rows]),
-        unseen=np.array([int(r["unseen"]) == 1 for r in rows]) if "unseen" in rows[0] else None,
+        unseen=np.array([int(r["unseen"]) == 1 for r in rows]) if any(r.get("unseen") for r in rows) else None,
     )
 
 
@@ -164,7 +168,8 @@ def is_finished(folder: pathlib.Path, identity: dict[str, str]) -> bool:
 def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
     """Make a run directory ready: keep what this run began before, clear what older models left.
 
-    A run that failed before it made anything, as a misspelt one does, leaves its directory to the corrected one.
+    A run that failed before it made anything, as a misspelt one does, leaves its directory to the corrected one. What
+    was trained or played in a directory that does not say by which run is cleared.
 
     Args:
         folder: The run directory.
@@ -173,7 +178,7 @@ def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
     Raises:
         ValueError: If the directory belongs to a run of another configuration.
     """
-    began = read_json(folder / "started.json")
+    began = read_json(folder / STARTED)
     if began is not None and began.get("config_hash") != identity["config_hash"] and _failed_at_once(folder):
         clear(folder)
         began = None
@@ -182,10 +187,11 @@ def prepare(folder: pathlib.Path, identity: dict[str, str]) -> None:
             f"{folder} holds a run of another configuration (hash {began.get('config_hash')}, now "
             f"{identity['config_hash']}); set experiment_name or agent.name to keep both, or delete it"
         )
-    if began is not None and began.get("models") != identity["models"]:
+    of_nobody = began is None and any((folder / name).exists() for name in (CHECKPOINT, PARTS))
+    if of_nobody or (began is not None and began.get("models") != identity["models"]):
         clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "started.json", identity)
+    write_json(folder / STARTED, identity)
 
 
 def _failed_at_once(folder: pathlib.Path) -> bool:
@@ -196,11 +202,21 @@ def _failed_at_once(folder: pathlib.Path) -> bool:
 
 
 def clear(folder: pathlib.Path) -> None:
-    """Remove a run's own files, and nothing else, from its directory."""
-    for name in OWN_FILES:
-        (folder / name).unlink(missing_ok=True)
+    """Remove a run's own files, and nothing else, from its directory.
+
+    Whenever it is killed, what is left is no finished run, and says whose it is until all of it is gone.
+    """
+    (folder / METADATA).unlink(missing_ok=True)
     for name in (CHECKPOINT, PARTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).exists():
+            # Half a checkpoint must not lie under its name: the run of before might come back and go on from it.
+            (folder / name).rename(folder / f".{name}.{uuid.uuid4().hex}")
+        for left in folder.glob(f".{name}.*"):
+            shutil.rmtree(left)
+    for name in OWN_FILES:
+        if name != STARTED:
+            (folder / name).unlink(missing_ok=True)
+    (folder / STARTED).unlink(missing_ok=True)
 
 
 def saved_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -234,14 +250,14 @@ def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list
         finished nor failed (killed, or still running).
 
     Raises:
-        ValueError: If the folder does not exist, or a finished run's scores are broken.
+        ValueError: If the folder does not exist, a finished run's scores are broken, or a run lies there twice.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is no folder; pass the folder that benchmarks.run wrote to (runs=...)")
     finished: list[Run] = []
     failed: list[dict[str, Any]] = []
     open_runs: list[pathlib.Path] = []
-    for started in sorted(root.rglob("started.json")):
+    for started in sorted(root.rglob(STARTED)):
         folder = started.parent
         metadata, failure = read_json(folder / METADATA), read_json(folder / FAILURE)
         if metadata is not None:
@@ -251,23 +267,54 @@ def find_runs(root: pathlib.Path) -> tuple[list[Run], list[dict[str, Any]], list
             failed.append({"folder": str(folder), **failure})
         else:
             open_runs.append(folder)
+    refuse_twice(finished)
     return finished, failed, open_runs
+
+
+def refuse_twice(finished: Iterable[Run]) -> None:
+    """Check that no run is there twice: a copy would count as one more training seed.
+
+    Raises:
+        ValueError: If two have the same key, whatever their configuration.
+    """
+    seen: dict[RunKey, pathlib.Path] = {}
+    for run in finished:
+        key = replace(run.key, config_hash="")
+        if key in seen:
+            raise ValueError(
+                f"{seen[key]} and {run.folder} are both {key.agent}, {key.reward}, {key.data}, {key.world}, "
+                f"{key.images}, seed {key.seed} of {key.experiment}; move the copy elsewhere or delete it, or set "
+                "experiment_name or agent.name to keep both"
+            )
+        seen[key] = run.folder
 
 
 def joined_scores(root: pathlib.Path) -> str:
     """Join the ``scores.csv`` of all finished runs under a folder into one, with one header."""
-    finished = [s.parent for s in sorted(root.rglob("started.json")) if (s.parent / METADATA).exists()]
+    finished = [s.parent for s in sorted(root.rglob(STARTED)) if (s.parent / METADATA).exists()]
     paths = [folder / SCORES for folder in finished if (folder / SCORES).exists()]
     return joined(path.read_text(encoding="utf-8") for path in paths)
 
 
 def joined(texts: Iterable[str]) -> str:
-    """Join contents of ``scores.csv`` into one, with one header."""
-    lines: list[str] = []
-    for text in texts:
-        own = text.splitlines()
-        lines += own if not lines else own[1:]
-    return "\n".join(lines) + "\n"
+    """Join contents of ``scores.csv`` into one, with one header; a column that some lack is blank in their rows."""
+    lines = [text.splitlines() for text in texts]
+    headers = list(dict.fromkeys(own[0] for own in lines if own))
+    if len(headers) <= 1:
+        return "\n".join([*headers, *(line for own in lines for line in own[1:])]) + "\n"
+    columns: list[str] = []
+    for header in headers:
+        place = 0
+        for name in next(csv.reader([header])):
+            if name not in columns:
+                columns.insert(place, name)
+            place = columns.index(name) + 1
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for own in lines:
+        writer.writerows(csv.DictReader(own))
+    return buffer.getvalue()
 
 
 def _as_name(part: str) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import runs
+from benchmarks import alike, runs
 from pasta_gym.trajectories.files import write_json
 
 FOLDER = pathlib.Path("benchmarks/results")
@@ -51,7 +51,8 @@ def collect(root: pathlib.Path, folder: pathlib.Path, *, overwrite: bool = False
         The shards that changed.
 
     Raises:
-        ValueError: If there is no finished run, a file is broken, or a shard holds a seed made otherwise.
+        ValueError: If there is no finished run, a file is broken, a shard holds a seed made otherwise, or seeds of one
+            shard were made with different settings.
     """
     finished, _, _ = runs.find_runs(root)
     if not finished:
@@ -65,9 +66,11 @@ def collect(root: pathlib.Path, folder: pathlib.Path, *, overwrite: bool = False
 def _add(path: pathlib.Path, finished: list[runs.Run], *, overwrite: bool) -> bool:
     records: dict[str, dict[str, Any]] = runs.read_json(sidecar(path)) or {}
     new = {}
+    settings = {int(name): record.get(alike.SETTINGS_HASH) for name, record in records.items()}
     for run in finished:
         name, identity = str(run.key.seed), {n: run.metadata.get(n) for n in ("config_hash", "models")}
         held = records.get(name)
+        settings[run.key.seed] = alike.settings_of(run)
         if held is not None and all(held.get(n) == value for n, value in identity.items()):
             continue
         if held is not None and not overwrite:
@@ -78,6 +81,7 @@ def _add(path: pathlib.Path, finished: list[runs.Run], *, overwrite: bool) -> bo
         new[name] = run
     if not new:
         return False
+    _check_alike(path, finished, settings)
     header, rows = _read_rows(path) if records else (None, {})
     rows = {name: lines for name, lines in rows.items() if name in records and name not in new}
     for name, run in new.items():
@@ -87,7 +91,7 @@ def _add(path: pathlib.Path, finished: list[runs.Run], *, overwrite: bool) -> bo
                 f"{run.folder} has other columns than {path}: {own_header}; delete the shard and collect again"
             )
         header, rows[name] = own_header, own[name]
-        records[name] = {n: run.metadata.get(n) for n in RECORDED}
+        records[name] = {n: run.metadata.get(n) for n in RECORDED} | {alike.SETTINGS_HASH: settings[run.key.seed]}
     # Conversation by conversation: what seeds share, such as the prompt, then stands together and packs well.
     ordered = sorted((episode, int(name), line) for name, lines in rows.items() for episode, line in lines)
     text = "\n".join([str(header), *(line for _, _, line in ordered)]) + "\n"
@@ -97,6 +101,18 @@ def _add(path: pathlib.Path, finished: list[runs.Run], *, overwrite: bool) -> bo
     partial.replace(path)
     write_json(sidecar(path), records)
     return True
+
+
+def _check_alike(path: pathlib.Path, finished: list[runs.Run], settings: dict[int, str | None]) -> None:
+    parts = alike.made_otherwise(settings)
+    if parts is None:
+        return
+    places = {run.key.seed: run.folder for run in finished}
+    most, others = (f"{alike.seeds_text(own)} ({places.get(own[0], path)})" for own in parts)
+    raise ValueError(
+        f"{path} is to hold one agent, but {most} and {others} were made with different settings (see their "
+        "config.yaml); run some again with another agent.name, or delete run directories or shard of the old ones"
+    )
 
 
 Rows = dict[str, list[tuple[int, str]]]
@@ -134,7 +150,7 @@ def read(folder: pathlib.Path) -> list[runs.Run]:
     """Read all runs in the shards under a folder.
 
     Raises:
-        ValueError: If the folder does not exist or a shard is broken.
+        ValueError: If the folder does not exist, a shard is broken, or a run is in two of them.
     """
     found = []
     for path in shards_under(folder):
@@ -142,6 +158,7 @@ def read(folder: pathlib.Path) -> list[runs.Run]:
         for key, scores in runs.read_scores(path):
             if str(key.seed) in records:
                 found.append(runs.Run(key, path, records[str(key.seed)], scores))
+    runs.refuse_twice(found)
     return found
 
 
@@ -172,18 +189,14 @@ def find_all(root: pathlib.Path, folder: pathlib.Path | None) -> Found:
 
 def joined_scores(root: pathlib.Path, folder: pathlib.Path | None) -> str:
     """Join the scores of all finished runs under a folder, and of those that only shards hold, under one header."""
-    text = runs.joined_scores(root)
-    if folder is None:
-        return text
+    texts = [runs.joined_scores(root)]
     wanted: dict[pathlib.Path, list[str]] = defaultdict(list)
-    for run in beside(runs.find_runs(root)[0], folder):
+    for run in beside(runs.find_runs(root)[0], folder) if folder is not None else ():
         wanted[run.folder].append(str(run.key.seed))
-    lines = text.strip().splitlines()
     for path, seeds in wanted.items():
         header, rows = _read_rows(path)
-        lines = lines or [header]
-        lines += [line for seed in seeds for _, line in rows[seed]]
-    return "\n".join(lines) + "\n"
+        texts.append("\n".join([header, *(line for seed in seeds for _, line in rows[seed])]) + "\n")
+    return runs.joined(text for text in texts if text.strip())
 
 
 def main(arguments: list[str] | None = None) -> None:

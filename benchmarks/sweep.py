@@ -181,7 +181,7 @@ def run_sweep(
         What the launcher returned.
 
     Raises:
-        SystemExit: With status 1 if a job failed or could not begin; all others have run then.
+        SystemExit: With status 1 if a job failed or did not begin; all others have run then.
     """
     logs = sweep_folder.resolve() / "logs"
     planned = plan(jobs, compose)
@@ -192,23 +192,56 @@ def run_sweep(
     projection = Projection(seconds_of_runs(runs_folder))
     sys.stderr.write(announcement(planned, projection, side_by_side))
     failed = {job.name: job.problem for job in planned if job.problem}
-    results: Any = []
+    results: list[Any] = []
+    waiting: list[Planned] = []
     if left:
         watch = Watch(left, logs, projection, side_by_side)
-        try:
-            with watch:
-                results = launcher.launch([list(job.overrides) for job in left], initial_job_idx=0)
-        except Exception as error:  # a worker that was killed takes the launcher with it
-            sys.stderr.write(f"sweep: the launcher stopped, {type(error).__name__}: {error}\n")
-        failed |= {job.name: "ended without a word" for job in left if job.name not in watch.done} | watch.failed
+        with watch:
+            results, waiting = launched(launcher, left, logs, again=side_by_side is not None)
+        ended = {job.name for job in waiting} | set(watch.done)
+        failed |= {job.name: "ended without a word" for job in left if job.name not in ended} | watch.failed
     for name, what in failed.items():
-        log = logs / f"{name}.log"
+        log = Recorded.log_file(logs, name)
         sys.stderr.write(f"FAILED {name}: {what}" + (f"; see {log}\n" if log.exists() else "\n"))
-    if failed:
-        sys.stderr.write(f"sweep: {len(failed)} of {len(jobs)} jobs failed; the same command does them again\n")
+    sys.stderr.write("".join(f"not begun: {job.name}\n" for job in waiting))
+    if failed or waiting:
+        said = f"{len(failed)} of {len(jobs)} jobs failed" + (f", {len(waiting)} not begun" if waiting else "")
+        sys.stderr.write(f"sweep: {said}; the same command does them again\n")
         raise SystemExit(1)
     sys.stderr.write(f"sweep: all {len(jobs)} jobs are finished\n")
     return results
+
+
+def launched(
+    launcher: Any, left: Sequence[Planned], logs: pathlib.Path, *, again: bool
+) -> tuple[list[Any], list[Planned]]:
+    """Launch jobs, and those that never began once more if the launcher stops before them.
+
+    A worker that the system kills, as for its memory, takes joblib's launcher with it.
+
+    Args:
+        launcher: Hydra's.
+        left: The jobs.
+        logs: Where each leaves its log when it begins.
+        again: Whether what never began may be launched again: not on a cluster, where it may still be in the queue.
+
+    Returns:
+        What the launcher returned, and the jobs that never began.
+    """
+    results: list[Any] = []
+    waiting = list(left)
+    while True:
+        before = len(waiting)
+        try:
+            results += launcher.launch([list(job.overrides) for job in waiting], initial_job_idx=len(left) - before)
+        except Exception as error:  # whatever it is: jobs write down what became of them
+            sys.stderr.write(f"sweep: the launcher stopped, {type(error).__name__}: {error}\n")
+        else:
+            again = False
+        waiting = [job for job in waiting if not Recorded.log_file(logs, job.name).exists()]
+        if not again or not 0 < len(waiting) < before:
+            return results, waiting
+        sys.stderr.write(f"sweep: {len(waiting)} jobs have not begun and are launched again\n")
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

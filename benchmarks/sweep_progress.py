@@ -148,7 +148,7 @@ class Recorded:
     def __call__(self, config: DictConfig) -> Any:
         """Do the task; what it raises is written down and raised on."""
         name = job_name(HydraConfig.get().overrides.task, self.keys)
-        log = pathlib.Path(self.logs, f"{name}.log")
+        log = self.log_file(pathlib.Path(self.logs), name)
         handler = logging.FileHandler(log, mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
@@ -169,6 +169,11 @@ class Recorded:
         finally:
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+    @staticmethod
+    def log_file(logs: pathlib.Path, name: str) -> pathlib.Path:
+        """Name the file that is there from when a job begins."""
+        return logs / f"{name}.log"
 
     @staticmethod
     def outcome_file(logs: pathlib.Path, job: Planned) -> pathlib.Path:
@@ -199,9 +204,10 @@ class Watch:
     done: dict[str, float] = field(default_factory=dict)
 
     def __enter__(self) -> Watch:
-        """Forget the outcomes of an earlier sweep and begin."""
+        """Forget the logs and outcomes of an earlier sweep and begin."""
         self.logs.mkdir(parents=True, exist_ok=True)
         for job in self.jobs:
+            Recorded.log_file(self.logs, job.name).unlink(missing_ok=True)
             Recorded.outcome_file(self.logs, job).unlink(missing_ok=True)
         self._began, self._over = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)

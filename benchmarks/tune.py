@@ -32,6 +32,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from agents import LearningAgent
+from benchmarks import revision
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.run import build_agent, make_environment, training_data
 from benchmarks.settings import CONFIG_FOLDER, Settings, config_hash, models_digest, read_settings
@@ -368,7 +369,7 @@ def _facts(
         "world": settings.key.world,
         "overrides": list(overrides),
         "identity": study.user_attrs["identity"],
-        "git_revision": provenance.git_revision(CONFIG_FOLDER.parent),
+        "git_revision": revision.REVISION,
         "packages": {**provenance.package_versions(), "optuna": optuna.__version__},
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -1,6 +1,7 @@
 """A process with the benchmark imported and a tiny world. It forks sweeps, which then take seconds, not their imports.
 
-python sweep_process.py kill FOLDER          kills sweeps at 20 moments and goes on; prints what came of it as JSON
+python sweep_process.py kill FOLDER          kills sweeps at 20 moments, then in training, in writing a checkpoint and
+                                             after it, and goes on; prints what came of it as JSON
 python sweep_process.py run FOLDER ARGS...   runs one sweep on the tiny world
 """
 
@@ -22,7 +23,9 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 KILLS, KILLS_OF_ONE = 20, 4
 LONGEST = 120  # seconds that a sweep may take on a busy machine
-SWEEP = ("experiment=kills", "agent=random,blind_marginal", "seed=0,1")
+SWEEP = ("experiment=kills", "agent=random,own,blind_marginal", "seed=0,1")
+MOMENTS = ("training", "saving", "trained")
+TRIES = 20  # to kill at one of them: a busy machine may let it pass
 SIZES = (
     "env.world=tiny",
     "+env.n_candidates=9",
@@ -30,7 +33,9 @@ SIZES = (
     "+env.slate_size=3",
     "+env.images_per_prompt=2",
     "+env.horizon=4",
-    "evaluation.n_episodes=40",
+    "+data.n_episodes=12",
+    "+data.shard_size=5",
+    "evaluation.n_episodes=24",
     "evaluation.batch_size=4",
 )
 
@@ -81,6 +86,7 @@ def sweep_once(folder, *arguments):
     overrides = [a for a in arguments if not a.startswith("experiment=")]
     name = next((a.partition("=")[2] for a in arguments if a.startswith("experiment=")), "default")
     sys.argv = ["benchmarks.run", "--multirun", f"experiment_name={name}", f"runs={folder}", *SIZES, *overrides]
+    sys.argv.append(f"hydra.searchpath=[file://{HERE / 'sweep_conf'}]")
     run.main()
 
 
@@ -120,6 +126,32 @@ def kill(child):
     os.waitpid(child, 0)
 
 
+def moment_of(folder):
+    """What the learner that is under way is at, by its run directory; None if there is none."""
+    for started in folder.rglob("own/**/started.json"):
+        if (started.parent / "metadata.json").exists():
+            continue
+        if (started.parent / "checkpoint").exists():
+            return "trained"
+        return "saving" if list(started.parent.glob(".checkpoint.*")) else "training"
+    return None
+
+
+def killed_at(moment, folder):
+    """Kill a sweep that begins anew at a moment of its learner; False if the moment passed."""
+    shutil.rmtree(folder)
+    child = forked(folder, *SWEEP)
+    until = time.monotonic() + LONGEST
+    while time.monotonic() < until:
+        if not folder.exists() or moment_of(folder) != moment:
+            if ended_before(child, 0.002) is not None:
+                return False
+            continue
+        break
+    kill(child)
+    return moment_of(folder) == moment
+
+
 def to_the_end(folder, *arguments):
     """Run a sweep that must succeed."""
     child = forked(folder, *arguments)
@@ -150,6 +182,7 @@ def kill_sweeps(root):
     usual, expected = time.monotonic() - began, table_of(folder)
     rng = np.random.default_rng(2026)
     found = {"finished_jobs_at_kill": [], "parts_at_kill": [], "sweeps": 0, "different": 0, "seconds": usual}
+    found |= {"moments": [], "checkpoints_at_kill": []}
     while len(found["finished_jobs_at_kill"]) < KILLS:
         shutil.rmtree(folder)
         found["sweeps"] += 1
@@ -160,8 +193,14 @@ def kill_sweeps(root):
             kill(child)
             found["finished_jobs_at_kill"].append(len(list(folder.rglob("metadata.json"))))
             found["parts_at_kill"].append(len(list(folder.rglob("parts/*.csv"))))
+            found["checkpoints_at_kill"].append(len(list(folder.rglob("checkpoint/own.json"))))
         to_the_end(folder, *SWEEP)
         found["different"] += table_of(folder) != expected
+    for moment in MOMENTS:
+        if any(killed_at(moment, folder) for _ in range(TRIES)):
+            found["moments"].append(moment)
+            to_the_end(folder, *SWEEP)
+            found["different"] += table_of(folder) != expected
     sys.stdout.write(json.dumps(found) + "\n")
 
 

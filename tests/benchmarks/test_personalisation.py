@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks import personalisation, report, stats
+from benchmarks import checks, personalisation, report, stats
 from benchmarks.report import Report
 from benchmarks.stats import Interval
 from tests.benchmarks.test_comparisons import cell
@@ -102,7 +102,7 @@ def test_a_world_without_surrogate_is_at_home_where_its_agents_learned():
     text = report.markdown(made)
     assert "60 held-out episodes under diffusion." in text
     assert "| iql | iql_history |" in text
-    made.checks = report.headline_checks(made)
+    made.checks = checks.headline_checks(made)
     assert [check.claim for check in made.checks if check.claim.startswith("iql above random, dense")]
     header, _ = report.table_rows(made)
     assert "dense normalised" in header

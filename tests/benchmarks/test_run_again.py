@@ -6,8 +6,8 @@ import types
 
 import pytest
 
+from benchmarks import revision, runs, stopwatch
 from benchmarks import run as run_module
-from benchmarks import stopwatch
 from benchmarks.run import run
 from benchmarks.settings import read_settings
 
@@ -54,6 +54,57 @@ def test_a_finished_run_says_what_to_do_after_an_edit_of_the_agents_code(configu
         run(read_settings(configure()))
     said = f"{folder} is finished, nothing to do; if the code changed, delete it or change agent.name"
     assert said in caplog.messages
+
+
+class Killed(BaseException):
+    """As the process ends on SIGKILL, so does a test's: nothing catches it."""
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_run_killed_while_older_weights_are_cleared_keeps_nothing_of_them(configure, monkeypatch, nth):
+    settings = read_settings(configure())
+    folder, removed = run(settings), []
+    (folder / "parts").mkdir()
+    (folder / "checkpoint" / "own.json").write_text('{"name": "own", "offset": 1000}')  # of the older weights
+    before = (folder / "started.json").read_text()
+
+    def dies(path, *more, **named):
+        removed.append(path.name)
+        if len(removed) == nth:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.provenance, "folder_hashes", lambda path: {"new": "weights"})
+        patched.setattr(runs.shutil, "rmtree", dies)
+        with pytest.raises(Killed):
+            run(settings)
+    # The next run, of either weights, sees whose the rest is, and no half of a checkpoint.
+    assert len(removed) == nth
+    assert (folder / "started.json").read_text() == before
+    assert not (folder / "metadata.json").exists()
+    assert not (folder / "checkpoint").exists()
+    monkeypatch.setattr(run_module.provenance, "folder_hashes", lambda path: {"new": "weights"})
+    run(settings)
+    assert json.loads((folder / "checkpoint" / "own.json").read_text())["offset"] < 10
+    assert not list(folder.glob(".checkpoint*"))
+    assert not list(folder.glob(".parts*"))
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "parts"])
+def test_what_lies_in_a_directory_that_does_not_say_whose_it_is_is_cleared(configure, left):
+    settings = read_settings(configure())
+    (settings.folder / left).mkdir(parents=True)
+    (settings.folder / left / "own.json").write_text('{"name": "own", "offset": 1000}')
+    (settings.folder / "notes.txt").write_text("mine")
+    runs.prepare(settings.folder, {"config_hash": settings.key.config_hash, "models": "m"})
+    assert not (settings.folder / left).exists()
+    assert (settings.folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_commit_made_during_a_run_is_not_the_one_that_it_names(configure, monkeypatch):
+    monkeypatch.setattr(run_module.provenance, "git_revision", lambda folder: "made since")
+    metadata = json.loads((run(read_settings(configure())) / "metadata.json").read_text())
+    assert metadata["git_revision"] == revision.REVISION != "made since"
 
 
 class Clock:

@@ -1,3 +1,7 @@
+import csv
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from benchmarks import report, runs, shards, sweep
@@ -53,6 +57,31 @@ def test_seeds_of_two_machines_make_one_table(configure, tmp_path):
     for seed in (0, 1):
         run(read_settings(configure(f"runs={both}", f"seed={seed}")))
     assert table(here, shards_folder=folder) == table(both)
+
+
+def test_a_column_that_older_shards_lack_is_blank_in_their_rows(configure, tmp_path):
+    here, there, folder = tmp_path / "here", tmp_path / "there", tmp_path / "shards"
+    newer = run(read_settings(configure(f"runs={here}")))
+    run(read_settings(configure(f"runs={there}", "seed=1")))
+    shards.collect(there, folder)
+    (key, scores), expected = runs.read_scores(newer / "scores.csv")[0], shards.joined_scores(here, folder)
+    runs.write_scores(newer / "scores.csv", key, replace(scores, unseen=np.arange(10) % 2 == 0))
+    text = shards.joined_scores(here, folder)
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row.pop("unseen") for row in rows] == ["1", "0"] * 5 + [""] * 10
+    assert rows == list(csv.DictReader(expected.splitlines()))
+    assert text.splitlines()[0] == (newer / "scores.csv").read_text().splitlines()[0]
+    (tmp_path / "joined.csv").write_text(text)
+    (_, first), (_, second) = runs.read_scores(tmp_path / "joined.csv")
+    assert first.unseen.tolist() == [True, False] * 5
+    assert second.unseen is None
+    np.testing.assert_array_equal(second.chosen_utilities, shards.read(folder)[0].scores.chosen_utilities)
+
+
+def test_columns_are_joined_by_name_in_the_order_of_both():
+    made = runs.joined(["a,b,utility_1\n1,2,3\n", "", "a,unseen,b,utility_1,utility_2\n4,5,6,7,8\n"])
+    assert made == "a,unseen,b,utility_1,utility_2\n1,,2,3,\n4,5,6,7,8\n"
+    assert runs.joined(["a,b\n1,2\n", 'a,b\n"3, 4",5\n']) == 'a,b\n1,2\n"3, 4",5\n'
 
 
 def test_scores_made_otherwise_are_not_replaced_unasked(configure, tmp_path):

@@ -177,6 +177,82 @@ def test_jobs_that_differ_in_a_sign_no_file_name_has_keep_logs_of_their_own():
     assert names[1] == "checkpoint=a_b"
 
 
+class DyingLauncher:
+    """Stops at the first job that is to die, as joblib does when the system kills one of its workers."""
+
+    def __init__(self, task, dying, *, starts_none_after=99):
+        self.task, self.dying, self.starts_none_after, self.rounds = task, dying, starts_none_after, []
+
+    def launch(self, jobs, initial_job_idx):
+        self.rounds.append([job[-1] for job in jobs])
+        for overrides in jobs:
+            if len(self.rounds) > self.starts_none_after:
+                raise RuntimeError("no worker could be started")
+            if overrides[-1] in self.dying:
+                self.task(overrides, dies=True)
+                raise RuntimeError("a worker was killed")
+            self.task(overrides)
+        return list(jobs)
+
+
+def sweep_with(tmp_path, monkeypatch, dying, name="several", **more):
+    jobs = [("agent=random", f"seed={seed}") for seed in range(5)]
+    planned = [Planned(job, job[-1], planned_job("any").settings) for job in jobs]
+    monkeypatch.setattr(sweep, "plan", lambda jobs, compose: planned)
+    made = []
+
+    def launcher_of(recorded):
+        def task(overrides, *, dies=False):
+            log = Recorded.log_file(pathlib.Path(recorded.logs), overrides[-1])
+            log.write_text("begun")
+            if not dies:
+                write_json(log.with_suffix(".log.json"), {"error": None, "seconds": 1.0})
+
+        made.append(DyingLauncher(task, dying, **more))
+        made[0].joblib = {"n_jobs": 2} if name == "several" else None
+        return made[0]
+
+    given = {"compose": None, "task": None, "runs_folder": tmp_path, "sweep_folder": tmp_path / "sweep"}
+    try:
+        sweep.run_sweep(jobs=jobs, launcher_of=launcher_of, launcher_name=name, **given)
+        status = 0
+    except SystemExit as error:
+        status = error.code
+    return status, made[0].rounds
+
+
+def test_jobs_that_a_killed_worker_kept_from_beginning_are_launched_again(tmp_path, monkeypatch, capsys):
+    status, rounds = sweep_with(tmp_path, monkeypatch, {"seed=1", "seed=3"})
+    assert rounds == [[f"seed={i}" for i in range(5)], ["seed=2", "seed=3", "seed=4"], ["seed=4"]]
+    said = capsys.readouterr().err
+    assert status == 1
+    assert [line.split(";")[0] for line in said.splitlines() if line.startswith("FAILED")] == [
+        f"FAILED seed={seed}: ended without a word" for seed in (1, 3)
+    ]
+    assert "sweep: the launcher stopped, RuntimeError: a worker was killed" in said
+    assert "sweep: 3 jobs have not begun and are launched again" in said
+    assert "sweep: 2 of 5 jobs failed; the same command does them again" in said
+    assert "not begun:" not in said
+
+
+def test_what_never_begins_is_tried_until_a_round_begins_nothing_and_listed_by_itself(tmp_path, monkeypatch, capsys):
+    logs = tmp_path / "sweep" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "seed=4.log").write_text("of an earlier sweep")
+    status, rounds = sweep_with(tmp_path, monkeypatch, {"seed=1"}, starts_none_after=1)
+    assert (status, len(rounds)) == (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("not begun")] == [f"not begun: seed={seed}" for seed in (2, 3, 4)]
+    assert [line.split(":")[0] for line in lines if line.startswith("FAILED")] == ["FAILED seed=1"]
+    assert lines[-1] == "sweep: 1 of 5 jobs failed, 3 not begun; the same command does them again"
+
+
+def test_jobs_in_a_clusters_queue_are_not_launched_twice(tmp_path, monkeypatch, capsys):
+    status, rounds = sweep_with(tmp_path, monkeypatch, {"seed=1"}, name="slurm")
+    assert (status, len(rounds)) == (1, 1)
+    assert capsys.readouterr().err.count("not begun: ") == 3
+
+
 def process(mode, folder, *arguments, timeout=280):
     return subprocess.run(
         [sys.executable, str(HERE / "sweep_process.py"), mode, str(folder), *arguments],
@@ -199,6 +275,10 @@ def test_a_sweep_killed_at_twenty_moments_ends_with_the_table_of_one_left_alone(
     # The moments are spread: before the first job, between jobs, within one.
     assert len(set(found["finished_jobs_at_kill"])) >= 2
     assert any(found["parts_at_kill"])
+    # And of a learner: before it has a checkpoint, while it writes one, and after.
+    assert found["moments"] == ["training", "saving", "trained"]
+    assert min(found["checkpoints_at_kill"]) == 0
+    assert max(found["checkpoints_at_kill"]) >= 1
 
 
 def test_jobs_side_by_side_and_one_that_fails_leaves_the_rest_and_is_listed_with_its_log(tmp_path):
