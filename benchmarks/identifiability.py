@@ -89,7 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
         f"Groups at a threshold of {options.threshold:g}: {groups_within(distances.divergence, options.threshold)}",
     ]
     if options.second:
-        null, matched = same_type_divergences(model, UserModel.load(options.second), prompts, slates)
+        second = UserModel.load(options.second)
+        require_frozen_encoder(second.metadata, "the second fit")
+        null, matched = same_type_divergences(model, second, prompts, slates)
         listed = ", ".join(f"{i} = {j}: {d:.4f}" for i, (j, d) in enumerate(zip(matched, null, strict=True)))
         parts.append(
             f"The same type in two fits, divergence in bits: {listed}; median {np.median(null):.4f}, "

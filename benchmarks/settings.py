@@ -16,6 +16,7 @@ from benchmarks.evaluate import EvaluationConfig
 from benchmarks.tracking import TrackingConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
 from pasta_gym.trajectories.dataset import REWARDS
+from pasta_gym.trajectories.environment import without_handling
 from pasta_gym.trajectories.files import digest
 from pasta_gym.worlds import World, make_world
 
@@ -135,10 +136,10 @@ def agent_name(agent: dict[str, Any]) -> str:
 
 
 def config_hash(resolved: dict[str, Any]) -> str:
-    """Hash everything that can move a score, and the experiment's name; not where results or weights lie."""
+    """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie."""
     left_out = ("runs", "shards", "tracking", checkpoints.MOVED)
     content = {name: value for name, value in resolved.items() if name not in left_out}
-    content["agent"], content["env"] = _by_content(resolved["agent"]), _by_content(resolved["env"])
+    content["agent"], content["env"] = _by_content(resolved["agent"]), _by_content(without_handling(resolved["env"]))
     content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:

@@ -332,11 +332,17 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _key(api_key: str | None, base_url: str | None) -> str | None:
-    """Find the key for a server; None if it is OpenAI's and there is none."""
-    server = base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+    """Find the key for a server; None if it is OpenAI's and there is none.
+
+    The shell's ``OPENAI_API_KEY`` goes to OpenAI, and to the server that the shell's ``OPENAI_BASE_URL`` names. Another
+    server is not told it.
+    """
+    of_shell = os.environ.get("OPENAI_BASE_URL")
+    server = base_url or of_shell or _OPENAI
     host = urllib.parse.urlsplit(server).hostname or ""
     is_openais = host == "openai.com" or host.endswith(".openai.com")
-    return api_key or os.environ.get("OPENAI_API_KEY") or (None if is_openais else "none")
+    is_meant = is_openais or (of_shell is not None and server.rstrip("/") == of_shell.rstrip("/"))
+    return api_key or (os.environ.get("OPENAI_API_KEY") if is_meant else None) or (None if is_openais else "none")
 
 
 def _request_body(request: ChatRequest, sampling: Sampling, model: str, config: OpenAIConfig) -> dict[str, Any]:

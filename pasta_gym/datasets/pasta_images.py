@@ -25,7 +25,7 @@ def stored_image(row: Row, column: str, value: Any, key: str, archive: Archive, 
         row: The row, for messages.
         column: The cell's column, for messages.
         value: Bytes, a struct of ``bytes`` and ``path``, base64, or a path inside the archive.
-        key: The image's key where the cell holds bytes; a path is a key of its own.
+        key: The image's key where the cell holds bytes; the file that a path leads to is a key of its own.
         archive: Where paths lead.
         member: The table's name in it.
 
@@ -40,7 +40,7 @@ def stored_image(row: Row, column: str, value: Any, key: str, archive: Archive, 
         raise row.error(f"expected an image's bytes or path, got {shown(value)}", column)
     if value.startswith(_BASE64):
         return Image(key, partial(_from_base64, row, column, value))
-    return Image(value, partial(_from_member, archive, value, member))
+    return _in_archive(archive, value, member)
 
 
 def patterned_slate(
@@ -67,7 +67,7 @@ def patterned_slate(
             column1=column + 1,
             image1=number + 1,
         )
-        return Image(name, partial(_from_member, archive, name, member))
+        return _in_archive(archive, name, member)
 
     return tuple(tuple(image(column, number) for number in range(size[1])) for column in range(size[0]))
 
@@ -93,6 +93,12 @@ def check_pattern(pattern: str) -> None:
             "image_pattern must hold the session, the turn, the column and the image, or two images have one file; "
             f"got {pattern!r}"
         )
+
+
+def _in_archive(archive: Archive, name: str, beside: str) -> Image:
+    """Name an image by the file that it is: the same path beside two tables may lead to two."""
+    found = archive.find(name, beside)
+    return Image(f"{beside}:{name}" if found is None else found, partial(_from_member, archive, name, beside))
 
 
 def _from_member(archive: Archive, name: str, beside: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -49,7 +50,9 @@ class ChatConfig:
         backend: ``transformers`` runs it in this process, ``openai`` asks a server that speaks OpenAI's protocol.
             ``rules`` needs no model: word lists, to try everything else out.
         model: A folder or a name on the hub; the server's name of it.
-        base_url: Of the server; None for ``OPENAI_BASE_URL``.
+        base_url: Of the server; None for ``OPENAI_BASE_URL``. It is written into results, so it may hold no password.
+        api_key_env: Environment variable with the server's key; None for ``OPENAI_API_KEY`` where the server is
+            OpenAI's or that of ``OPENAI_BASE_URL``, and for no key elsewhere.
         server: How the server is asked.
         revision: Commit of the hub's repository.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
@@ -57,12 +60,13 @@ class ChatConfig:
         allow_download: Whether missing files may be fetched.
 
     Raises:
-        ValueError: If the back end is unknown, or it needs a model and none is named.
+        ValueError: If the back end is unknown, it needs a model and none is named, or the address holds credentials.
     """
 
     backend: str = "openai"
     model: str = ""
     base_url: str | None = None
+    api_key_env: str | None = None
     server: OpenAIConfig = field(default_factory=OpenAIConfig)
     revision: str | None = None
     device: str = "auto"
@@ -74,6 +78,13 @@ class ChatConfig:
             raise ValueError(f"backend must be one of {BACKENDS}, got {self.backend!r}")
         if self.backend != "rules" and not self.model:
             raise ValueError(f"backend {self.backend!r} needs the name of a model, got ''; 'rules' needs none")
+        address = urllib.parse.urlsplit(self.base_url or "")
+        if "@" in address.netloc or address.query:
+            raise ValueError(
+                f"base_url of {address.hostname} must hold no user name, password or query, because it is written into "
+                "results; put the key into an environment variable and name it in api_key_env (OPENAI_API_KEY for "
+                "OpenAI's own server)"
+            )
 
 
 @dataclass(frozen=True)

@@ -175,15 +175,22 @@ class DiffusionImages:
             rows, seeds = rows[copies], [seeds[i] for i in copies]
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         before = _global_states()
-        output = self.pipeline(
-            **self._conditions.select(rows, texts, encoded),
-            height=self.height,
-            width=self.width,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            generator=generators,
-            output_type="np",
-        )
+        precision = _precisions(self.pipeline)
+        try:
+            output = self.pipeline(
+                **self._conditions.select(rows, texts, encoded),
+                height=self.height,
+                width=self.width,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                generator=generators,
+                output_type="np",
+            )
+        except torch.OutOfMemoryError:
+            # diffusers decodes some autoencoders in float32 and casts them back only where that succeeds.
+            for part, dtype in precision.items():
+                getattr(self.pipeline, part).to(dtype)
+            raise
         if any(not torch.equal(old, new) for old, new in zip(before, _global_states(), strict=True)):
             raise RuntimeError(
                 f"{type(getattr(self.pipeline, 'scheduler', None)).__name__} draws from torch's global generator, so a "
@@ -197,6 +204,11 @@ class DiffusionImages:
             )
         whole: ImageArray = np.rint(np.clip(painted, 0, 1) * 255).astype(np.uint8)
         return whole
+
+
+def _precisions(pipeline: Any) -> dict[str, torch.dtype]:
+    """The precision of the parts that a pipeline may change while it paints."""
+    return {name: part.dtype for name in ("vae",) if hasattr(part := getattr(pipeline, name, None), "dtype")}
 
 
 def _global_states() -> list[torch.Tensor]:

@@ -75,6 +75,25 @@ class EnvironmentConfig:
         return envs.unwrapped
 
 
+HANDLING = frozenset(
+    {
+        *("batch_size", "fill_batches", "attention_slicing", "offload", "allow_download"),
+        *("image_cache", "image_cache_gigabytes", "reply_cache", "base_url", "api_key_env"),
+        *("concurrency", "timeout", "n_retries", "first_wait", "max_wait", "requests_per_minute", "stream"),
+    }
+)
+"""Settings of a world's models that say how work is done and where things are kept, and change no content."""
+
+
+def without_handling(value: Any) -> Any:
+    """Leave out of an environment's plain values, at any depth, what changes nothing about its conversations."""
+    if isinstance(value, dict):
+        return {name: without_handling(inner) for name, inner in value.items() if name not in HANDLING}
+    if isinstance(value, list | tuple):
+        return [without_handling(inner) for inner in value]
+    return value
+
+
 def first_environment_seed(seed: int, *, stream: int) -> int:
     """Where a numbered stream of environment seeds begins.
 

@@ -228,7 +228,8 @@ def fit_in_phases(
         folder: Where phase 1's user model and checkpoints of the running phase are kept, so that a fit that was killed
             goes on. None keeps nothing.
         encoder: What phase 2 trains in place, if the configuration says so.
-        key: What the kept user model was fitted from; one with another key is fitted again.
+        key: What the kept user model was fitted from beside the data; one with another key, or of other data, is
+            fitted again.
         save: Called with the user model before the checkpoints that led to it are removed.
         checkpoint_every: Steps between two checkpoints.
         progress: Whether to show progress bars.
@@ -271,12 +272,13 @@ def fit_in_phases(
     if not config.phase1:
         return second(untrained(data, config))
     place = folder / f"phase1-{config.em.n_types}-types" if folder is not None else None
-    first = _read_back(place, key)
+    of_these_data = phase_key(data, key)
+    first = _read_back(place, of_these_data)
     if first is None:
         kept = checkpoints(1, dataclasses.asdict(config.em))
         first = fit_phase1(data, config, checkpoints=kept, progress=progress, device=device)
         if place is not None:
-            first.metadata["key"] = key
+            first.metadata["key"] = of_these_data
             first.save(place)
         if kept is not None:
             kept.remove()

@@ -279,10 +279,10 @@ def test_a_missing_key_says_what_to_do(monkeypatch):
 
 @pytest.mark.parametrize(
     ("environment", "given", "sent"),
-    [({}, None, "none"), ({"OPENAI_API_KEY": "of the shell"}, None, "of the shell"),
-     ({"OPENAI_API_KEY": "of the shell"}, "given", "given"), ({"OPENAI_API_KEY": ""}, None, "none")],
+    [({}, None, ["none", "none"]), ({"OPENAI_API_KEY": "of the shell"}, None, ["none", "of the shell"]),
+     ({"OPENAI_API_KEY": "of the shell"}, "given", ["given"] * 2), ({"OPENAI_API_KEY": ""}, None, ["none"] * 2)],
 )  # fmt: skip
-def test_a_server_of_ones_own_needs_no_key(monkeypatch, environment, given, sent):
+def test_a_server_of_ones_own_needs_no_key_and_is_not_told_openais(monkeypatch, environment, given, sent):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -295,7 +295,7 @@ def test_a_server_of_ones_own_needs_no_key(monkeypatch, environment, given, sent
             with contextlib.closing(chat):
                 assert chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling()) == [REPLY]
     keys = [{k.lower(): v for k, v in headers.items()}["authorization"] for _, headers, _ in record.requests]
-    assert keys == [f"Bearer {sent}"] * 2
+    assert keys == [f"Bearer {key}" for key in sent]  # by its address, and by the shell's OPENAI_BASE_URL
 
 
 def test_the_pages_local_server_is_asked_as_it_is_configured(monkeypatch):
