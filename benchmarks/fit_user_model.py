@@ -28,7 +28,7 @@ from pasta_gym.encoders.clip_encoder import ClipEncoder, find_device
 from pasta_gym.trajectories import provenance
 from pasta_gym.trajectories.files import digest
 from pasta_gym.user_model.checkpoint import phase_key
-from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.data import SPLITS, PreferenceData
 from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, module_bytes
 from pasta_gym.user_model.features import EncodedFeatures
 from pasta_gym.user_model.fit import ONE_TYPE
@@ -66,6 +66,8 @@ KEYS = (
 _NO_PART_OF_A_FIT = ("out", "cache", "one_type", "checkpoint_every", "scores", "device")
 PHASES = "phases"
 PICTURES = "pictures"
+AS_SPLIT = "as_split"
+"""The option of a dataset in ``data`` that is no argument of its class: the split all of its raters are in."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ def read_settings(config: DictConfig) -> FitSettings:
     sources = resolved["data"]
     if not isinstance(sources, list) or not all(isinstance(s, dict) and "kind" in s for s in sources):
         raise ValueError(f"data must be a list of datasets with a kind each, or data=preferences/NAME; got {sources!r}")
+    for source in sources:
+        if source.get(AS_SPLIT) not in (None, *SPLITS):
+            raise ValueError(
+                f"{AS_SPLIT} of {source.get('name', source['kind'])} must be one of {', '.join(SPLITS)}, or left out "
+                f"to split its raters one by one; got {source[AS_SPLIT]!r}"
+            )
     tables = resolved["scores"]
     if not isinstance(tables, dict) or not all(isinstance(path, str) for path in tables.values()):
         raise ValueError(f"scores must name a file each, as in +scores.pickscore=pickscore.npy; got {tables!r}")
@@ -141,6 +149,15 @@ def frozen_encoder(settings: FitSettings) -> ClipEncoder:
     return make_encoder(given["encoder"], device=given["device"], dtype=given["encoder_dtype"])
 
 
+def open_source(source: dict[str, Any]) -> PreferenceDataset:
+    """Open a dataset as ``data`` of a configuration has it.
+
+    Raises:
+        ValueError: If the kind or an option is unknown, or one is missing. A ``DatasetError`` if files are missing.
+    """
+    return open_dataset(**{name: value for name, value in source.items() if name != AS_SPLIT})
+
+
 def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
     """Look for a first session in datasets, before their pictures are embedded and EM runs.
 
@@ -154,7 +171,7 @@ def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) ->
     if max_sessions == 0:
         raise ValueError("limits.max_sessions is 0, and without sessions the choice temperature cannot be fitted")
     # Datasets of their own: what is read here is not to be counted in the reports.
-    if not any(next(open_dataset(**source).sessions(), None) for source in sources):
+    if not any(next(open_source(source).sessions(), None) for source in sources):
         kinds = ", ".join(source["kind"] for source in sources)
         raise ValueError(
             f"there are no sessions in {kinds}, so the choice temperature cannot be fitted, with or without phase 2; "
@@ -175,7 +192,7 @@ def run(settings: FitSettings) -> pathlib.Path:
     began, given, out = time.monotonic(), settings.resolved, settings.out
     require_sessions(given["data"], given["limits"]["max_sessions"])
     encoder = frozen_encoder(settings)
-    sources = [open_dataset(**source) for source in given["data"]]
+    sources = [open_source(source) for source in given["data"]]
     originals = picture_store(settings) if settings.phases.train_encoder else None
     data = gather_data(settings, sources, encoder, originals)
     baselines = make_baselines(data, given["scores"])
@@ -217,11 +234,17 @@ def gather_data(
         ValueError: If a dataset is at fault, or pictures are to be kept and one has none.
     """
     given = settings.resolved
+    as_split = {
+        dataset.name: source[AS_SPLIT]
+        for source, dataset in zip(given["data"], sources, strict=True)
+        if source.get(AS_SPLIT) is not None
+    }
     return gather(
         sources,
         encoder,
         given["cache"],
         splits=settings.splits,
+        as_split=as_split,
         originals=originals,
         progress=True,
         **given["limits"],

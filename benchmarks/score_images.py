@@ -21,9 +21,15 @@ from hydra import compose, initialize_config_dir
 from tqdm.auto import tqdm
 
 from benchmarks.evaluate_user_model import write_atomically
-from benchmarks.fit_user_model import FitSettings, frozen_encoder, gather_data, picture_store, read_settings
+from benchmarks.fit_user_model import (
+    FitSettings,
+    frozen_encoder,
+    gather_data,
+    open_source,
+    picture_store,
+    read_settings,
+)
 from benchmarks.run import CONFIG_FOLDER
-from pasta_gym.datasets import open_dataset
 from pasta_gym.encoders.clip_encoder import decode
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
@@ -106,7 +112,7 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
         ValueError: If data are at fault or have no pictures, or a score is not finite.
     """
     originals = picture_store(settings)
-    sources = [open_dataset(**source) for source in settings.resolved["data"]]
+    sources = [open_source(source) for source in settings.resolved["data"]]
     data = gather_data(settings, sources, frozen_encoder(settings), originals)
     if not len(originals):
         raise ValueError(f"{settings.resolved['data_name']} shows no pictures; are its limits 0, or its files empty?")

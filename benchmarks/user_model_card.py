@@ -152,7 +152,7 @@ def write_card(
         + f"; sharpness {model.sharpness:.3g}; tau_s {model.comparison_temperature:.3g}.",
         "",
         "## Fitted on",
-        *[f"- {source.get('kind')}: {source.get('name', '')}" for source in data.get("sources", [])],
+        *[_source_line(source) for source in data.get("sources", [])],
         f"- {', '.join(f'{n} {name}' for name, n in data.get('counts', {}).items())}",
         f"- encoder {model.metadata.get('encoder', {})}",
         f"- phases {', '.join(sorted(model.metadata.get('phases', {})))}; code {model.metadata.get('git', 'unknown')}",
@@ -163,6 +163,12 @@ def write_card(
         "```",
     ]
     write_text(folder / CARD, "\n".join(lines) + "\n")
+
+
+def _source_line(source: Mapping[str, Any]) -> str:
+    """A dataset, and the split that all of its raters are in if it was put into one."""
+    put = f", {source['as_split']} alone" if source.get("as_split") else ""
+    return f"- {source.get('kind')}: {source.get('name', '')}{put}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -182,23 +188,34 @@ def _table(rows: Mapping[str, Scores]) -> list[str]:
 
 
 def _whole_table(rows: Mapping[str, Scores]) -> list[str]:
-    """The figures whose posterior comes about in a way of their own, and what they were counted on."""
+    """The figures whose posterior comes about in a way of their own, by dataset if there are several; and counts."""
     figures = next(iter(rows.values()))
-    columns, counts = {}, []
-    if "pickapic_pairs" in figures:
-        columns["Pick-a-Pic, the paper's"] = lambda f: f"{f['pickapic_paper']:.3f}"
-        columns["Pick-a-Pic, the script's"] = lambda f: f"{f['pickapic_script']:.3f} (t = {f['pickapic_threshold']:g})"
-        counts.append(f"Pick-a-Pic: {figures['pickapic_pairs']:,.0f} pairs, after the other half of a rater's")
-    if "hps_lists" in figures:
-        columns["HPS Spearman"] = lambda f: f"{f['hps_spearman']:.3f}"
-        counts.append(f"HPS: {figures['hps_lists']:,.0f} lists of {figures['hps_images']:.0f} images, after three")
+    # The labels are the same in all rows, and so are the datasets. Of one alone the name is not said.
+    parts: dict[str, dict[str, Scores]] = {"": dict(rows)}
+    for name in figures.get("by_source", {}):
+        parts[f", {name}"] = {title: f["by_source"][name] for title, f in rows.items()}
+    columns: dict[str, dict[str, str]] = {}
+    counts = []
+    for name, part in parts.items():
+        of_part = next(iter(part.values()))
+        if "pickapic_pairs" in of_part:
+            columns[f"Pick-a-Pic, the paper's{name}"] = {t: f"{f['pickapic_paper']:.3f}" for t, f in part.items()}
+            columns[f"Pick-a-Pic, the script's{name}"] = {
+                t: f"{f['pickapic_script']:.3f} (t = {f['pickapic_threshold']:g})" for t, f in part.items()
+            }
+            pairs = f"{of_part['pickapic_pairs']:,.0f} pairs"
+            counts.append(f"Pick-a-Pic{name}: {pairs}, after the other half of a rater's")
+        if "hps_lists" in of_part:
+            columns[f"HPS Spearman{name}"] = {t: f"{f['hps_spearman']:.3f}" for t, f in part.items()}
+            lists = f"{of_part['hps_lists']:,.0f} lists of {of_part['hps_images']:.0f} images"
+            counts.append(f"HPS{name}: {lists}, after three")
     answers = figures[_most(figures)].get("cross_turns")
     if answers:
         counts.append(f"cross-turn: {answers:,.0f} answers")
     lines = []
     if columns:
         lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-        lines += [f"| {title} | " + " | ".join(c(f) for c in columns.values()) + " |" for title, f in rows.items()]
+        lines += [f"| {title} | " + " | ".join(c[title] for c in columns.values()) + " |" for title in rows]
         lines.append("")
     return [*lines, "; ".join(counts) + ".", ""] if counts else lines
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.rater_scores import SEED
 from pasta_gym.types import FloatArray, IntArray
-from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
 from pasta_gym.user_model.evaluation import (
     N_SEEN,
     list_correlations,
@@ -141,8 +141,9 @@ def held_out_scores(
         ``cross_turn_accuracy`` with its number of ``cross_turns``. Beside them ``raters``,
         ``uniform_choice_log_likelihood``; ``on_seen_prompts``, see ``seen_prompt_shares``; ``pickapic_paper`` and
         ``pickapic_script`` with ``pickapic_pairs`` and ``pickapic_threshold``; ``hps_spearman`` with ``hps_lists`` and
-        ``hps_images``; ``reliability``, the curves of ``pair`` and ``choice`` after the most labels; and
-        ``left_out``, why any of these is missing.
+        ``hps_images``, and where the labels are of several datasets these by dataset in ``by_source`` instead;
+        ``reliability``, the curves of ``pair`` and ``choice`` after the most labels; and ``left_out``, why any of these
+        is missing.
     """
     raters = data.raters_of(split)
     pairs, choices = pair_labels(predictor, data, raters), choice_labels(predictor, data, raters)
@@ -188,12 +189,30 @@ def held_out_scores(
         left_out["figures of choices"] = f"no {split} rater made a choice, beyond what is learned from"
     if not is_predicted.any():
         left_out[CROSS_TURN] = f'no {split} rater said "better" or "worse than the turn before" of a predicted choice'
-    for name, found in ((PICKAPIC, _pickapic(predictor, data, split)), (HPS, _hps(predictor, data, split))):
-        if isinstance(found, str):
-            left_out[name] = found
+    several = data.sources if len(data.sources) > 1 else ()
+    by_source: dict[str, dict[str, float]] = {}
+    for name, compute in ((PICKAPIC, _pickapic), (HPS, _hps)):
+        parts = {source.name: compute(predictor, _of_source(data, source, split), split) for source in several}
+        named = {source: found for source, found in parts.items() if not isinstance(found, str)}
+        for source, found in named.items():
+            by_source[source] = by_source.get(source, {}) | found
+        whole = {} if named else compute(predictor, data, split)
+        if isinstance(whole, str):
+            left_out[name] = whole
         else:
-            figures |= found
-    return figures
+            figures |= whole
+    return {**figures, "by_source": by_source} if several else figures
+
+
+def _of_source(data: PreferenceData, source: Source, split: str) -> PreferenceData:
+    """Leave the raters of one source in a split, and in the validation split those of all files of its publication."""
+    kin = [other.raters for other in data.sources if other.people == source.people]
+    kept = {"validation": np.concatenate(kin), split: source.raters}  # of the source alone if these are asked for
+    splits = np.full_like(data.rater_splits, -1)
+    for name, raters in kept.items():
+        theirs = raters[data.rater_splits[raters] == SPLITS.index(name)]
+        splits[theirs] = SPLITS.index(name)
+    return replace(data, rater_splits=splits)
 
 
 def _curve(probabilities: FloatArray, said: IntArray) -> dict[str, list[float]]:

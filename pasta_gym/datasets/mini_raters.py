@@ -54,6 +54,8 @@ class MiniRaters(BaseDataset):
     ) -> None:
         super().__init__(name, verify_images=False, max_bad_images=0.0)
         self.folder = pathlib.Path(folder)
+        self.people = f"the mini world's raters in {self.folder.resolve()}"
+        """Two worlds number their raters alike."""
         self._sizes, pool = _read_metadata(self.folder)
         self._pool_folder = pool
         self._pool: _Pool | None = None

@@ -24,6 +24,16 @@ _HASH_BYTES = 8
 R = TypeVar("R", bound=Record)
 
 
+def people_of(dataset: PreferenceDataset) -> str:
+    """Name the people whose ids a dataset has: in two datasets of the same people one id is one person.
+
+    Datasets of one class are of the same people, as the files of one publication are. One that is not says so by an
+    attribute ``people`` of its own.
+    """
+    own = getattr(dataset, "people", None)
+    return f"{type(dataset).__module__}.{type(dataset).__qualname__}" if own is None else str(own)
+
+
 def normalised_prompt(prompt: str) -> str:
     """Fold case and white space: what is left is the same prompt for every split."""
     return " ".join(prompt.casefold().split())
@@ -90,6 +100,7 @@ class Split:
         if name not in fractions:
             raise ValueError(f"name must be one of the splits {', '.join(fractions)}, got {name!r}")
         self.name = f"{dataset.name}/{name}"
+        self.people = people_of(dataset)
         self.report = LoadReport()
         """What this split kept and dropped; the wrapped dataset's own report says what was read."""
         self._dataset = dataset

@@ -208,7 +208,8 @@ class DiffusionImages:
 
 def _precisions(pipeline: Any) -> dict[str, torch.dtype]:
     """The precision of the parts that a pipeline may change while it paints."""
-    return {name: part.dtype for name in ("vae",) if hasattr(part := getattr(pipeline, name, None), "dtype")}
+    found = {name: getattr(getattr(pipeline, name, None), "dtype", None) for name in ("vae",)}
+    return {name: dtype for name, dtype in found.items() if dtype is not None}
 
 
 def _global_states() -> list[torch.Tensor]:

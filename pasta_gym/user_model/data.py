@@ -23,6 +23,21 @@ VERDICTS: dict[object, float] = {"worse": -1.0, "same": 0.0, "better": 1.0, None
 
 
 @dataclass(frozen=True)
+class Source:
+    """A dataset that labels came from.
+
+    Attributes:
+        name: The dataset's name.
+        people: The same for datasets of the same people, as the files of one publication are.
+        raters: ``(n,)`` its raters, in no other source.
+    """
+
+    name: str
+    people: str
+    raters: IntArray
+
+
+@dataclass(frozen=True)
 class PreferenceData:
     """Preference labels over images of initial prompts. Indices point into the two embedding tables.
 
@@ -49,6 +64,7 @@ class PreferenceData:
             asked; None if no session has any.
         session_versus_previous: ``(S, H)`` the slate against the one before, -1 worse, 0 the same, 1 better, NaN where
             nobody was asked, as at the first turn; None if no session has any.
+        sources: The datasets that ``gather`` read; empty if the raters are not told apart by them.
     """
 
     prompt_embeddings: FloatArray
@@ -71,6 +87,7 @@ class PreferenceData:
     session_choices: IntArray
     session_satisfactions: FloatArray | None = None
     session_versus_previous: FloatArray | None = None
+    sources: tuple[Source, ...] = ()
 
     @property
     def n_raters(self) -> int:

@@ -7,7 +7,7 @@ import pathlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -24,13 +24,14 @@ from pasta_gym.datasets.records import (
     Record,
     Session,
 )
-from pasta_gym.datasets.splits import DEFAULT_FRACTIONS, split_of_prompt, split_of_rater
+from pasta_gym.datasets.splits import DEFAULT_FRACTIONS, people_of, split_of_prompt, split_of_rater
 from pasta_gym.encoders.embedding_cache import EmbeddingCache, Encoder
 from pasta_gym.types import IntArray
-from pasta_gym.user_model.data import SPLITS, PreferenceData
+from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
 from pasta_gym.user_model.embedding_table import NO_ROW, EmbeddingTable, Item
 from pasta_gym.user_model.label_columns import LabelColumns
 from pasta_gym.user_model.originals import Originals
+from pasta_gym.user_model.pins import Pins
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ _MOST_RECORDS = 4096
 _FEWEST_TO_JUDGE = 1000
 _FIRST = 5
 _DROPPED = "in another split than its rater"
+_HELD_OUT = "its rater, or prompt, is put into another split by another dataset"
 
 R = TypeVar("R", bound=Record)
 ImageItem = Item[bytes | DatasetError | None]
@@ -49,7 +51,7 @@ ImageItem = Item[bytes | DatasetError | None]
 
 @dataclass(frozen=True)
 class RaterSplits:
-    """How raters are split where a dataset has no ``rater_split`` of its own.
+    """How raters are split where a dataset has no ``rater_split`` of its own and is not put into a split whole.
 
     Attributes:
         fractions: Expected share of raters by split.
@@ -75,6 +77,7 @@ def gather(
     cache_folder: str | pathlib.Path | None = None,
     *,
     splits: RaterSplits | None = None,
+    as_split: Mapping[str, str] | None = None,
     max_comparisons: int | None = None,
     max_ratings: int | None = None,
     max_sessions: int | None = None,
@@ -97,6 +100,9 @@ def gather(
         encoder: Embeds what comes without an embedding. Embeddings that come with records must be of the same one.
         cache_folder: Where embeddings are kept, in ``images`` and ``texts``, for this run and later ones.
         splits: How raters are split; a dataset with a method ``rater_split(rater)`` decides itself.
+        as_split: Datasets all of whose raters are of one split, by name: ``{"hpdv2_test": "test"}``. They are read
+            first. A person whom two datasets of one kind know is in one split, see ``Pins``; what must be left out for
+            that is counted in the ``report``.
         max_comparisons: Most comparisons taken of each dataset; None means all.
         max_ratings: Most ratings.
         max_sessions: Most sessions.
@@ -109,8 +115,8 @@ def gather(
 
     Raises:
         DatasetError: If a dataset is broken, or has more bad images than allowed.
-        ValueError: If embeddings do not fit each other, slates differ in size, two datasets have one name, or there
-            is no encoder for what needs one.
+        ValueError: If embeddings do not fit each other, slates differ in size, two datasets have one name, a split or
+            a dataset of ``as_split`` is unknown, or there is no encoder for what needs one.
     """
     several = [datasets] if isinstance(datasets, PreferenceDataset) else list(datasets)
     names = Counter(dataset.name for dataset in several)
@@ -127,14 +133,18 @@ def gather(
     ):
         if most is not None and most < 0:
             raise ValueError(f"{name} must be 0 or more, or None for all, got {most}")
-    gathered = _Gatherer(encoder, cache_folder, splits or RaterSplits(), max_bad_images, originals)
-    for dataset in several:
+    rule = splits or RaterSplits()
+    pins = Pins(as_split or {}, several, prompts_too=rule.by == "both")
+    gathered = _Gatherer(encoder, cache_folder, rule, pins, max_bad_images, originals)
+    for dataset in pins.in_order(several):
         gathered.start(dataset)
         with tqdm(disable=not progress, desc=f"gathering {dataset.name}", unit=" records", mininterval=1) as bar:
             gathered.take(islice(dataset.comparisons(), max_comparisons), gathered.add_comparison, bar)
             gathered.take(islice(dataset.ratings(), max_ratings), gathered.add_rating, bar)
             gathered.take(islice(dataset.sessions(), max_sessions), gathered.add_session, bar)
         gathered.judge(1)
+        if n_left_out := dataset.report.skipped[_HELD_OUT]:
+            logger.warning("%d records of %s are left out: %s", n_left_out, dataset.name, _HELD_OUT)
     return gathered.data()
 
 
@@ -146,10 +156,12 @@ class _Gatherer:
         encoder: Encoder | None,
         cache_folder: str | pathlib.Path | None,
         splits: RaterSplits,
+        pins: Pins,
         max_bad_images: float,
         originals: Originals | None,
     ) -> None:
         self._splits = splits
+        self._pins = pins
         self._max_bad_images = max_bad_images
         self._encoder = encoder
         self._image_cache = self._text_cache = None
@@ -175,11 +187,13 @@ class _Gatherer:
         self._rater_splits = array("q")
         self._labels = LabelColumns()
         self._dataset: PreferenceDataset | None = None
-        self._report = LoadReport()
+        self._firsts: list[tuple[PreferenceDataset, int]] = []  # each dataset with the number of its first rater
+        self._report, self._people = LoadReport(), ""
 
     def start(self, dataset: PreferenceDataset) -> None:
         """Take records from another dataset from here on."""
-        self._dataset, self._report = dataset, dataset.report
+        self._dataset, self._report, self._people = dataset, dataset.report, people_of(dataset)
+        self._firsts.append((dataset, len(self._rater_splits)))
         self._seen = self._bad = 0
         self._first: list[str] = []
 
@@ -200,8 +214,9 @@ class _Gatherer:
 
         for record in records:
             if self._split_of(record) is None:
-                self._report.skipped[_DROPPED] += 1
+                self._report.skipped[_DROPPED if self._pins.of_dataset(self._name) is None else _HELD_OUT] += 1
                 continue
+            self._pins.meet(self._name, self._people, record)
             window.append(record)
             for image in _images_of(record):
                 name = (self._name, image.key)
@@ -252,11 +267,17 @@ class _Gatherer:
     def data(self) -> PreferenceData:
         """Build the arrays."""
         spread = None if self._image_cache is None else self._image_cache.folder / "gathered.npy"
-        return self._labels.data(
+        data = self._labels.data(
             np.asarray(self._prompts.table(self._text_cache, None), dtype=np.float32),
             self._images.table(self._image_cache, spread),
             np.array(self._rater_splits, dtype=np.int64),
         )
+        ends = [*(first for _, first in self._firsts[1:]), len(self._rater_splits)]
+        sources = [
+            Source(dataset.name, people_of(dataset), np.arange(first, end, dtype=np.int64))
+            for (dataset, first), end in zip(self._firsts, ends, strict=True)
+        ]
+        return replace(data, sources=tuple(sources))
 
     @property
     def _name(self) -> str:
@@ -288,15 +309,18 @@ class _Gatherer:
         return number
 
     def _split_of(self, record: Record) -> str | None:
-        """Return the split of a record, None if its rater and its prompt disagree and both count."""
+        """Return the split of a record, None if its rater and its prompt disagree and both count, or if others do."""
+        if self._pins.of_dataset(self._name) is not None:
+            return self._pins.split_of(self._name, self._people, record)
+        met = self._pins.of_rater(self._people, record)
         own = getattr(self._dataset, "rater_split", None)
         if own is not None and record.rater is not None:
-            return str(own(record.rater))
+            return met or str(own(record.rater))
         rule = self._splits
-        of_prompt = split_of_prompt(record.prompt, rule.fractions, rule.seed)
+        of_prompt = self._pins.of_prompt(record) or split_of_prompt(record.prompt, rule.fractions, rule.seed)
         if record.rater is None:
             return of_prompt
-        of_rater = split_of_rater(record.rater, rule.fractions, rule.seed)
+        of_rater = met or split_of_rater(record.rater, rule.fractions, rule.seed)
         return None if rule.by == "both" and of_rater != of_prompt else of_rater
 
     def _embed_texts(self, items: Sequence[Item[str]]) -> IntArray:

@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import pasta_gym  # noqa: F401
 from benchmarks import fit_user_model as command
@@ -186,6 +187,7 @@ def test_the_papers_tables_are_a_configuration():
     ("override", "words"),
     [
         ("data=[{folder: x}]", "data must be a list of datasets with a kind"),
+        ("data=[{kind: x, as_split: holdout}]", "as_split of x must be one of train, validation, test, .*'holdout'"),
         ("+speed=1", r"unknown keys \['speed'\]"),
         ("scores=own.npy", r"scores must name a file each, as in \+scores\.pickscore=.*'own\.npy'"),
         ("+scores.types=own.npy", r"scores cannot be called 'types', which is a row of the card already"),
@@ -196,7 +198,7 @@ def test_bad_configurations_are_refused_before_anything_is_read(settings, overri
     with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
         config = compose("fit_user_model", [] if override.startswith("data") else [override])
     if override.startswith("data"):
-        config.data = [{"folder": "x"}]
+        config.data = OmegaConf.create(override.removeprefix("data="))
     with pytest.raises(ValueError, match=words):
         command.read_settings(config)
 

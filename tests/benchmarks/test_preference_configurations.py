@@ -9,18 +9,19 @@ from hydra import compose, initialize_config_dir
 from benchmarks import fit_user_model as command
 from pasta_gym.datasets import DatasetError
 from pasta_gym.mini.pool_pictures import write_pictures
+from pasta_gym.user_model.data import SPLITS
 from pasta_gym.user_model.user_model import UserModel
 from tests.datasets.formats import pickapic_row, write_hpdv2, write_labels, write_pickapic, write_simulacra
 from tests.datasets.pasta_files import rows_of, write_images, write_rows
 
 SHIPPED = sorted(path.stem for path in (command.CONFIG_FOLDER / "data" / "preferences").glob("*.yaml"))
 RECORDS = {
-    "hpdv2": [3, 0, 0],
+    "hpdv2": [3 + 3, 0, 0],
     "mini": [4, 3, 3],
     "mini_pictures": [4, 3, 3],
-    "paper": [3 + 8, 4, 3],
+    "paper": [3 + 3 + 8 + 2 + 4, 4, 3],
     "pasta": [0, 0, 3],
-    "pickapic": [8, 0, 0],
+    "pickapic": [8 + 2 + 4, 0, 0],
     "simulacra": [0, 4, 0],
 }
 
@@ -33,6 +34,10 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_hpdv2(data / "hpdv2")
     write_pickapic(data / "pickapic", [[pickapic_row(i) for i in range(8)]])
+    write_pickapic(data / "pickapic", [[pickapic_row(i, user_id=10) for i in (20, 21)]], "validation")
+    # User 1 of the training shards is in the test shards too.
+    users = (20, 20, 1, 1)
+    write_pickapic(data / "pickapic", [[pickapic_row(i + 30, user_id=u) for i, u in enumerate(users)]], "test")
     write_simulacra(data / "simulacra")
     write_rows(data / "pasta" / "sessions.jsonl", rows_of("turns", "path"), "jsonl")
     write_images(data / "pasta")
@@ -56,12 +61,52 @@ def test_the_shipped_ones_are_known():
 def test_a_shipped_configuration_opens_the_files_it_names(files, name):
     given = settings(f"data=preferences/{name}").resolved
     assert given["data_name"] == name
-    opened = [command.open_dataset(**source) for source in given["data"]]
+    opened = [command.open_source(source) for source in given["data"]]
     streams = ("comparisons", "ratings", "sessions")
     assert [sum(len(list(getattr(dataset, s)())) for dataset in opened) for s in streams] == RECORDS[name]
     assert len({dataset.name for dataset in opened}) == len(opened)
     # Whoever decodes pictures while labels are read has a limit of its own, and the command's would not be reached.
     assert not any(dataset.report.images for dataset in opened)
+
+
+@pytest.fixture
+def gathered(files, tmp_path):
+    """What a configuration gathers: its data, and the raters of each source and split."""
+
+    def gather(*overrides):
+        given = settings(*overrides, "encoder=mini", f"cache={tmp_path / 'cache'}")
+        sources = [command.open_source(source) for source in given.resolved["data"]]
+        data = command.gather_data(given, sources, command.frozen_encoder(given), None)
+        splits = {source.name: data.rater_splits[source.raters] for source in data.sources}
+        return data, {name: {SPLITS[split] for split in found} for name, found in splits.items()}
+
+    return gather
+
+
+@pytest.mark.parametrize("name", ["hpdv2", "pickapic", "paper"])
+def test_published_splits_stay_as_they_are(gathered, name):
+    data, found = gathered(f"data=preferences/{name}", "+splits.seed=1")
+    published = {"hpdv2": "train", "hpdv2_test": "test", "pickapic": "train", "pickapic_validation": "validation",
+                 "pickapic_test": "test"}  # fmt: skip
+    expected = {source: {split} for source, split in published.items() if source.startswith(name) or name == "paper"}
+    assert {source: splits for source, splits in found.items() if source in published} == expected
+    raters = {source.name: source.raters for source in data.sources}
+    if name != "hpdv2":
+        # User 1's labels are tested on, and nothing of what this person said in the training shards is trained on.
+        assert [len(raters[f"pickapic{part}"]) for part in ("", "_validation", "_test")] == [2, 1, 2]
+        assert np.isin(data.pair_raters, raters["pickapic"]).sum() == 8 - 3
+    if name != "pickapic":
+        assert np.isin(data.ranking_raters, raters["hpdv2_test"]).all()
+        assert len(data.rankings) == 2
+
+
+@pytest.mark.parametrize("place", ["pickapic/data/test-*", "pickapic/data/validation-*", "hpdv2/test.json"])
+def test_a_published_file_that_is_not_there_is_named_before_anything_is_embedded(files, monkeypatch, place):
+    (path,) = files.parents[1].glob(place)
+    path.unlink()
+    monkeypatch.setattr(command, "frozen_encoder", lambda *a: pytest.fail("an encoder was loaded"))
+    with pytest.raises(DatasetError, match=rf"{path.name.split('.')[0].split('-')[0]}"):
+        command.run(settings("data=preferences/paper"))
 
 
 TINY = [
@@ -88,7 +133,18 @@ def test_the_commands_own_limit_decides_on_bad_pictures(files, tmp_path):
     model = UserModel.load(command.run(settings(*given, "limits.max_bad_images=0.4")))
     counts = model.metadata["data"]["counts"]
     # Two of HPD v2's three pairs show the picture.
-    assert (counts["pairs"], counts["ratings"], counts["sessions"]) == (1 + 8, 4, 3)
+    assert (counts["pairs"], counts["rankings"]) == (1 + 1 + (8 - 3) + 2 + 4, 2)
+    assert (counts["ratings"], counts["sessions"]) == (4, 3)
     assert model.metadata["data"]["sources"][0]["verify_images"] is False
     assert "bad" in model.metadata["data"]["sources"][0]["report"]
     assert np.isfinite(model.temperature)
+    held_out = model.metadata["held_out"]
+    # Pick-a-Pic's published pairs alone: two users', the larger half each; HPD v2's rankings here are short.
+    assert held_out["by_source"]["pickapic_test"]["pickapic_pairs"] == 2
+    assert not {"pickapic", "pickapic_validation", "hpdv2"} & set(held_out["by_source"])
+    assert (
+        "those of the most common length, which alone are kept as lists, have 3" in held_out["left_out"]["HPS Spearman"]
+    )
+    card = (tmp_path / "users" / "card.md").read_text()
+    assert "| Pick-a-Pic, the paper's, pickapic_test | " in card
+    assert "- pickapic: pickapic_test, test alone\n" in card

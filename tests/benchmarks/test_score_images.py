@@ -17,11 +17,11 @@ from tests.user_model.test_scorers import aesthetic_state
 
 @pytest.fixture
 def hpd(tmp_path, monkeypatch):
-    """Pictures in a published format, and the words that name them to the command."""
+    """Pictures in a published format without test prompts, and the words that name them to the command."""
     monkeypatch.setenv("PASTA_GYM_DATA", str(tmp_path))
     rows = [("a red fox", "1.jpg", "2.jpg"), ("a boat at sea", "3.jpg", "2.jpg"), ("Ein Bär", "4.jpg", "1.jpg")]
     train = [{"prompt": p, "image_path": list(images), "human_preference": [1, 0]} for p, *images in rows]
-    folder = write_hpdv2(tmp_path / "hpdv2", train)
+    folder = write_hpdv2(tmp_path / "hpdv2", train, test=[])
     return folder, ["data=preferences/hpdv2", "encoder=mini", f"cache={tmp_path / 'cache'}"]
 
 
@@ -74,8 +74,7 @@ def test_the_card_of_a_fit_on_the_same_data_takes_the_scores(tmp_path, monkeypat
 
     from tests.benchmarks.test_fit_user_model import SMALL
 
-    for module in (score_images, fit_user_model):
-        monkeypatch.setattr(module, "open_dataset", lambda kind, **options: PictureShop())
+    monkeypatch.setattr(fit_user_model, "open_dataset", lambda kind, **options: PictureShop())
     table = run(tmp_path / "clip.npy", [f"cache={tmp_path / 'cache'}"])
     assert table.shape == (64,)
     assert np.isfinite(table).all()
@@ -90,7 +89,7 @@ def test_the_card_of_a_fit_on_the_same_data_takes_the_scores(tmp_path, monkeypat
 
 
 def test_data_without_pictures_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_images, "open_dataset", lambda kind, **options: Shop())
+    monkeypatch.setattr(fit_user_model, "open_dataset", lambda kind, **options: Shop())
     with pytest.raises(ValueError, match=r"image .*0a0'\) comes as an embedding, without pixels.*no scorer can look"):
         run(tmp_path / "clip.npy", [f"cache={tmp_path / 'cache'}"])
     monkeypatch.undo()

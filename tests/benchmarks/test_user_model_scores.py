@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import user_model_card as card
 from benchmarks.user_model_scores import held_out_scores, shown_in_scores
+from pasta_gym.user_model.data import Source
 from pasta_gym.user_model.label_columns import LabelColumns
 from pasta_gym.user_model.predictors import ScorePredictor, table_score
 from tests.user_model.test_evaluation import TwoTastes, small_data
@@ -64,6 +65,53 @@ def test_lists_count_alike_whoever_ranked_them():
     assert "have 4" in short["left_out"]["HPS Spearman"]
 
 
+def of_two_publications():
+    """Raters 0 and 2 are tested on beside a validation rater, 1, of the same publication; 4 beside 3 of another one."""
+    pairs, labels = [[9, 1], [4, 2], [5, 3], [9, 1], [5, 3]], [0.0, 0.5, 0.5, 1.0, 0.5]
+    lists = [[9, 7, 5, 3, 1], [8, 6, 4, 2, 0], [1, 3, 5, 7, 9]]
+    data = small_data(pairs, labels, [0, 1, 2, 3, 4], (2, 1, 2, 1, 2, 2), rankings=lists)
+    names = [("train", "P", [0]), ("valid", "P", [1]), ("test", "P", [2]), ("other", "Q", [3, 4]), ("no", "N", [5])]
+    sources = tuple(Source(name, people, np.array(raters)) for name, people, raters in names)
+    return dataclasses.replace(data, ranking_raters=np.array([2, 2, 4]), sources=sources)
+
+
+def by_number():
+    return ScorePredictor(table_score(np.arange(11) / 10.0), comparison_temperature=4.0)
+
+
+def test_figures_of_several_datasets_are_theirs_by_hand():
+    data = of_two_publications()
+    found = held_out_scores(by_number(), data)
+    margin = 2 / (1 + np.exp(-4.0 * 0.2)) - 1  # of the validation rater's tie, and of both ties that are tested on
+    assert 0.3 < margin < 0.4
+    pickapic = ("pickapic_paper", "pickapic_script", "pickapic_pairs", "pickapic_threshold")
+    hps = ("hps_spearman", "hps_lists", "hps_images")
+    assert set(found["by_source"]) == {"test", "other", "train"}
+    train, test, other = (found["by_source"][name] for name in ("train", "test", "other"))
+    # The threshold is chosen on all validation raters of the publication and on no others.
+    assert [train[name] for name in pickapic] == [0, 0, 1, 0.4]
+    assert [test[name] for name in pickapic] == [0, 1, 1, 0.4]
+    assert [other[name] for name in pickapic] == [0, 0.5, 1, 0]
+    assert [test[name] for name in hps] == [pytest.approx(1), 2, 5]
+    assert [other[name] for name in hps] == [pytest.approx(-1), 1, 5]
+    assert not set(hps) & set(train)
+    assert not set(found) & {*pickapic, *hps}
+    assert not {"Pick-a-Pic accuracy", "HPS Spearman"} & set(found["left_out"])
+    # Of one dataset nothing is said by dataset; the validation raters' own figures are of theirs alone.
+    alone = held_out_scores(by_number(), dataclasses.replace(data, sources=data.sources[:1]))
+    assert alone == held_out_scores(by_number(), dataclasses.replace(data, sources=()))
+    assert alone["pickapic_pairs"] == alone["hps_lists"] == 3
+    validation = held_out_scores(by_number(), data, "validation")["by_source"]
+    assert {name: figures["pickapic_pairs"] for name, figures in validation.items()} == {"valid": 1, "other": 1}
+
+
+def test_what_no_dataset_has_is_left_out_with_its_reason():
+    data = dataclasses.replace(of_two_publications(), rankings=np.array([[3, 2, 1, 0]] * 3))
+    found = held_out_scores(TwoTastes(), data)
+    assert "lists of 5 images or more are needed" in found["left_out"]["HPS Spearman"]
+    assert all(name.startswith("pickapic") for figures in found["by_source"].values() for name in figures)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "data",
@@ -118,3 +166,22 @@ def test_the_card_lays_out_what_there_is_and_says_why_the_rest_is_not(tmp_path):
     assert not (tmp_path / "reliability.png").exists()
     assert nothing.count("\n- ") >= 5
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_card_of_several_datasets_names_each(tmp_path):
+    from tests.benchmarks.test_fit_user_model import small_model
+
+    data, model = of_two_publications(), small_model()
+    sources = [{"kind": "shop", "name": "till", "as_split": None}, {"kind": "shop", "name": "b", "as_split": "test"}]
+    model.metadata["data"] = {"sources": sources}
+    scores, numbers = held_out_scores(TwoTastes(), data), held_out_scores(by_number(), data)
+    card.write_card(tmp_path, model, scores, None, {"by number": numbers})
+    text = (tmp_path / "card.md").read_text()
+    rules = ("Pick-a-Pic, the paper's", "Pick-a-Pic, the script's")
+    columns = [f"{rule}, {name}" for name in ("train", "test", "other") for rule in rules]
+    columns.insert(4, "HPS Spearman, test")
+    assert f"| | {' | '.join([*columns, 'HPS Spearman, other'])} |\n" in text
+    cells = "0.000 | 0.000 (t = 0.4) | 0.000 | 1.000 (t = 0.4) | 1.000 | 0.000 | 0.500 (t = 0) | -1.000"
+    assert f"| by number | {cells} |\n" in text
+    assert "Pick-a-Pic, test: 1 pairs, after the other half of a rater's; HPS, test: 2 lists of 5 images" in text
+    assert "- shop: till\n- shop: b, test alone\n" in text

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -9,6 +10,7 @@ import pytest
 
 from pasta_gym.datasets import DatasetError
 from pasta_gym.datasets.mini_raters import MiniRaters
+from pasta_gym.datasets.splits import people_of
 from pasta_gym.mini import grammar
 from pasta_gym.mini.pool_pictures import pictures_path, write_pictures
 from pasta_gym.user_model.data import load_preferences
@@ -66,6 +68,9 @@ def test_sessions_hold_all_that_was_said(folder):
 def test_splits_are_the_raters_own(folder):
     dataset = MiniRaters(folder)
     assert [dataset.rater_split(str(rater)) for rater in range(3)] == ["train", "train", "test"]
+    shutil.copytree(folder.parent, folder.parent / "other_world")
+    assert people_of(MiniRaters(folder)) == people_of(dataset)
+    assert people_of(MiniRaters(folder.parent / "other_world" / folder.name)) != people_of(dataset)
     with pytest.raises(ValueError, match="no rater '9'; the ids are 0, 1, 2"):
         dataset.rater_split("9")
 

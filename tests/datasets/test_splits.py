@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasta_gym.datasets import Comparison, Image, LoadReport, Rating, Session, Turn
-from pasta_gym.datasets.splits import DEFAULT_FRACTIONS, Split, normalised_prompt, split_of_prompt, split_of_rater
+from pasta_gym.datasets.splits import (
+    DEFAULT_FRACTIONS,
+    Split,
+    normalised_prompt,
+    people_of,
+    split_of_prompt,
+    split_of_rater,
+)
 
 A, B = Image("a", lambda: b""), Image("b", lambda: b"")
 IDS = st.sampled_from(["1", "2", "7", "x", "hash"]) | st.text(string.ascii_letters, min_size=1, max_size=3)
@@ -147,3 +154,16 @@ def test_arguments_are_checked(build, message):
 
 def test_a_split_of_everything_or_nothing():
     assert {split_of_rater(str(i), {"none": 0.0, "all": 1.0}) for i in range(50)} == {"all"}
+
+
+def test_files_of_one_kind_are_of_the_same_people_unless_they_say_otherwise():
+    class Other(Listed):
+        pass
+
+    one, two, other = Listed([]), Listed([]), Other([])
+    assert people_of(one) == people_of(two) != people_of(other)
+    two.people = "a second village"
+    assert people_of(two) == "a second village"
+    # A part of a dataset is of the dataset's people.
+    assert people_of(Split(one, "test")) == people_of(one)
+    assert people_of(Split(two, "test")) == "a second village"

@@ -13,6 +13,7 @@ import torch
 from pasta_gym.user_model import checkpoint, em, phases, sequential
 from pasta_gym.user_model.checkpoint import Checkpoints, State, phase_key
 from pasta_gym.user_model.choice import ChoiceConfig
+from pasta_gym.user_model.data import Source
 from pasta_gym.user_model.em import EMConfig, fit_score_model
 from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases
@@ -200,6 +201,8 @@ def test_the_key_of_a_phase_depends_on_labels_embeddings_and_settings():
     ]
     assert len(set(several)) == len(several)
     assert several[0] == phase_key(make_data(), "a", {"b": 1})
+    named = dataclasses.replace(data, sources=(Source("shop", "people", np.arange(data.n_raters)),))
+    assert several[0] == phase_key(named, "a", {"b": 1})  # whose labels they are changes no fit
 
 
 def state_of(value):
