@@ -252,7 +252,8 @@ _written = st.builds(
 _marks = st.lists(st.sampled_from(MARKS), max_size=120).map("".join)
 _answers = st.one_of(_written, _marks, st.text())
 _shapes = st.sampled_from([(5, 5), (1, 1), (2, 3)])
-_initial = st.sampled_from(["an old dream", "x", "狐狸", "- * 1. \u00a0'"])
+# The comma after it makes the long word count for one more.
+_initial = st.sampled_from(["an old dream", "x", "狐狸", "- * 1. \u00a0'", f"a cat {'y' * CHARACTERS_PER_WORD}"])
 
 
 def assert_whole(grid, n_categories, n_per_category, max_words, chosen):

@@ -341,6 +341,17 @@ def test_simulated_tables_of_the_same_columns_are_kept_apart(tmp_path):
     assert {"sessions of human.parquet", "sessions of simulated.parquet"} <= set(dataset.report.decisions)
 
 
+def test_the_same_path_beside_two_tables_is_two_pictures(tmp_path):
+    for name in ("human", "simulated"):
+        write_rows(tmp_path / name / "turns.parquet", rows_of("turns", "path"), "parquet")
+        write_images(tmp_path / name)
+    changed = next((tmp_path / "simulated").rglob("*.jpg"), None) or next((tmp_path / "simulated").rglob("*.png"))
+    sessions = list(PastaSessions(tmp_path).sessions())
+    images = [image for s in sessions for turn in s.turns for column in turn.images for image in column]
+    assert len({image.key for image in images}) == len(images)
+    assert changed.relative_to(tmp_path).as_posix() in {image.key for image in images}
+
+
 def test_a_table_without_sessions_lists_what_is_missing_and_what_is_there(tmp_path):
     write_rows(tmp_path / "a.parquet", without(rows_of("turns"), "choice", "images"), "parquet")
     write_rows(tmp_path / "b.csv", [{"x": 1, "y": 2}], "csv")

@@ -1,5 +1,6 @@
 """A full-size world out of tiny models in their real formats: only the number of weights differs."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,9 +19,11 @@ import pasta_gym  # noqa: F401
 from benchmarks.settings import models_digest
 from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_preset
+from pasta_gym.full import world as world_module
 from pasta_gym.images import CachedImages, DiffusionImages
 from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
+from pasta_gym.trajectories.collection import dataset_identity
 from pasta_gym.trajectories.storage import read_metadata, read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
 from tests.images.tiny_pipelines import quiet, tiny_config, write_tiny_flux
@@ -253,6 +256,40 @@ def test_names_and_shapes_out_of_range(config):
         full_world_preset("mini")
     with pytest.raises(ValueError, match=r"unknown fields \['clips'\]"):
         full_world_preset("sdxl", clips=1)
+
+
+def test_settings_that_change_no_content_are_no_part_of_a_datasets_id(config):
+    def identity(**changes):
+        world = dataclasses.replace(config, **changes)
+        made = CollectionConfig(EnvironmentConfig(world=world), n_episodes=3)
+        return dataset_identity(made, {})
+
+    smaller = dataclasses.replace(config.image_model, batch_size=config.image_model.batch_size + 1)
+    slower = dataclasses.replace(config.image_model, steps=config.image_model.steps + 1)
+    assert identity() == identity(image_model=smaller) == identity(image_cache="/elsewhere", image_cache_gigabytes=1.0)
+    assert identity() != identity(image_model=slower)
+    server = ChatConfig("openai", "m", base_url="http://one:8000/v1")
+    assert identity(chat=server) == identity(chat=dataclasses.replace(server, base_url="http://two:8000/v1"))
+    assert identity(chat=server) != identity(chat=dataclasses.replace(server, model="n"))
+
+
+@pytest.mark.parametrize("address", ["http://user:s3cret@host/v1", "https://host/v1?key=s3cret", "http://s3cret@host"])
+def test_an_address_with_credentials_is_refused_without_telling_them(address):
+    with pytest.raises(ValueError, match="base_url of host must hold no user name") as error:
+        ChatConfig("openai", "m", base_url=address)
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_servers_key_comes_from_the_variable_that_is_named(monkeypatch):
+    config = ChatConfig("openai", "m", base_url="http://localhost:1/v1", api_key_env="OUR_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "of OpenAI")
+    monkeypatch.delenv("OUR_KEY", raising=False)
+    with pytest.raises(ValueError, match="api_key_env names OUR_KEY, which is not set"):
+        world_module._openai(config)
+    monkeypatch.setenv("OUR_KEY", "ours")
+    for named, key in ((config, "ours"), (dataclasses.replace(config, api_key_env=None), "none")):
+        with contextlib.closing(world_module._openai(named)) as chat:
+            assert chat._client.api_key == key
 
 
 @pytest.mark.parametrize(

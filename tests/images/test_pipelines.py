@@ -107,6 +107,37 @@ def test_each_prompt_is_encoded_once(kind, request, monkeypatch):
         assert encoded[0]["max_sequence_length"] == 16
 
 
+def test_an_autoencoder_that_ran_out_of_memory_in_float32_goes_back(monkeypatch):
+    """diffusers casts it back only after it has decoded."""
+    import torch
+
+    painter = images(sdxl_config(dtype="bfloat16", batch_size=2))
+    vae = painter.pipeline.vae
+    vae.register_to_config(force_upcast=True)
+    monkeypatch.setattr(type(painter.pipeline.vae), "decode", decode := Failing(vae.decode))
+    monkeypatch.setattr(painter.pipeline, "upcast_vae", lambda: vae.to(torch.float32))
+    keys = mix(np.arange(2)[:, None], np.arange(1))
+    painted = painter.generate(PROMPTS[:2], keys).pixels
+    assert decode.calls == 3  # two together, then one by one
+    assert vae.dtype == torch.bfloat16
+    assert painted.shape == (2, 1, 64, 64, 3)
+
+
+class Failing:
+    """Decodes, but for the first time."""
+
+    def __init__(self, decode):
+        self._decode, self.calls = decode, 0
+
+    def __call__(self, *given, **named):
+        self.calls += 1
+        if self.calls == 1:
+            import torch
+
+            raise torch.OutOfMemoryError("no room")
+        return self._decode(*given, **named)
+
+
 @pytest.mark.parametrize(("guidance", "is_guided"), [(0.0, False), (1.0, False), (1.5, True)])
 def test_a_negative_prompt_is_encoded_for_guidance_alone(guidance, is_guided, monkeypatch):
     painter = images(sdxl_config(guidance=guidance))

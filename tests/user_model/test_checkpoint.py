@@ -187,6 +187,16 @@ def test_a_checkpoint_of_something_else_is_passed_over_with_a_message(change, tm
     assert_same(whole.score_model.state_dict(), again.score_model.state_dict())
 
 
+def test_a_phase_1_of_other_labels_is_not_read_back(tmp_path):
+    data, changed = make_data(), with_other_labels(make_data())
+    fit_in_phases(data, CONFIG, tmp_path, key="k")
+    kept = fit_in_phases(data, CONFIG, tmp_path, key="k")
+    again = fit_in_phases(changed, CONFIG, tmp_path, key="k")
+    fresh = fit_in_phases(changed, CONFIG)
+    assert_same(fresh.score_model.state_dict(), again.score_model.state_dict())
+    assert any(not torch.equal(a, b) for a, b in zip(kept.score_model.parameters(), again.score_model.parameters()))
+
+
 def test_the_key_of_a_phase_depends_on_labels_embeddings_and_settings():
     data = make_data()
     moved = data.image_embeddings.copy()

@@ -291,6 +291,20 @@ def test_everything_learns_and_the_target_waits():
     assert not [name for name in names if torch.equal(before[name], em.model.state_dict()[name])]
 
 
+@pytest.mark.parametrize("rate", [None, 0.05])
+def test_the_choice_model_learns_at_a_rate_of_its_own(rate):
+    """At the rate that the paper gives for an encoder the temperature would stay where it began."""
+    data = make_data()
+    config = SequentialConfig(steps=20, learning_rate=3e-7, choice_learning_rate=rate)
+    scores = make_scores()
+    before = {name: p.detach().clone() for name, p in scores.named_parameters() if p.ndim == 2}
+    fitted = fit_sessions(scores, torch.full((K,), 1 / K), ChoiceNumbers(4.0), "max", data, np.arange(4), config)
+    after = dict(fitted.model.scores.named_parameters())
+    assert max(float((after[name] - p).detach().abs().max()) for name, p in before.items()) < 1e-4
+    moved = abs(fitted.model.choice_numbers().temperature - 4.0)
+    assert moved < 1e-3 if rate is None else moved > 0.1
+
+
 def test_a_constant_temperature_stays_one():
     data = make_data()
     config = SequentialConfig(steps=3, slate_dependent=False, learning_rate=0.05)
