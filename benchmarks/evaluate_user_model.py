@@ -259,7 +259,7 @@ def draw_reliability(scored: Mapping[str, list[Scored]], path: pathlib.Path, n: 
                 axis.plot(curve.predicted, curve.observed, marker="o", markersize=3, label=name)
         axis.set(title=f"{title}, n = {n}", xlabel="predicted")
     axes[0].set_ylabel("observed")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="upper left")
     write_atomically(path, lambda partial: figure.savefig(partial, dpi=150, bbox_inches="tight", format="png"))
     pyplot.close(figure)
 

@@ -254,7 +254,7 @@ def draw(
         axis.set_xscale("log", base=2)
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.set_title(METRICS[metric])
-    axes[0, 0].legend(frameon=False)
+    axes[0, 0].legend(loc="upper left", frameon=False)
     for axis in axes[1]:
         axis.set_xlabel("K")
     write_atomically(path, lambda partial: figure.savefig(partial, dpi=150, bbox_inches="tight", format="png"))

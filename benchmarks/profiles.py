@@ -160,5 +160,5 @@ def draw_profiles(
         panel.set_xlabel("normalised score (0 = random, 1 = clairvoyant)")
         panel.set_ylabel(f"share of {what} above")
         panel.set_title(f"{what}, pointwise 95% intervals", fontsize="medium")
-    panels[1].legend(fontsize="x-small")
+    panels[1].legend(loc="upper right", fontsize="x-small")
     figure.savefig(path, dpi=140)

@@ -211,7 +211,7 @@ def draw(made: Tables, path: pathlib.Path) -> None:
         last.errorbar([i], *_bars([made.satisfaction[name]]), fmt="o", color=colours[i], capsize=2)
     last.set_title("satisfaction at the end, 1-5")
     last.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    panels[-1].legend(fontsize="x-small")
+    panels[-1].legend(loc="upper right", fontsize="x-small")
     figure.savefig(path, dpi=140)
 
 

@@ -261,10 +261,10 @@ def draw(report: Report, path: pathlib.Path) -> None:
     left.set_yticks(range(len(report.agents)), report.agents)
     left.invert_yaxis()
     left.set_xlabel("normalised score (0 = random, 1 = clairvoyant), 95% interval")
-    left.legend(title="reward", fontsize="small")
+    left.legend(loc="upper left", title="reward", fontsize="small")
     right.set_xlabel("turn")
     right.set_ylabel(f"utility of the chosen column ({next(iter(cells))})")
-    right.legend(fontsize="x-small")
+    right.legend(loc="upper left", fontsize="x-small")
     figure.savefig(path, dpi=140)
 
 

@@ -243,14 +243,14 @@ def draw(path: pathlib.Path, model: UserModel, scores: Scores, one_type: Scores 
             ]
             axis.plot([n for n, _ in points], [y for _, y in points], marker="o", label=title)
         axis.set(xlabel="labels seen", title=f"log-likelihood of a {kind}")
-        axis.legend()
+        axis.legend(loc="upper right")
     axes[2].bar(range(model.n_types), np.sort(model.prior)[::-1])
     axes[2].set(xlabel="type", title="shares")
     for phase in (1.0, 2.0):
         rows = [row for row in model.metadata.get("history", []) if row["phase"] == phase]
         axes[3].plot([row["step"] for row in rows], [row["loss"] for row in rows], label=f"phase {phase:.0f}")
     axes[3].set(xlabel="step", title="loss of the last batch")
-    axes[3].legend()
+    axes[3].legend(loc="upper right")
     _save(figure, path)
 
 
@@ -282,7 +282,7 @@ def draw_reliability(path: pathlib.Path, rows: Mapping[str, Scores]) -> bool:
                 sizes = 120.0 * np.array(curve["counts"]) / sum(curve["counts"])  # a bin of few is a small dot
                 axis.scatter(curve["predicted"], curve["observed"], s=np.maximum(sizes, 2.0), color=line.get_color())
         axis.set(xlabel="predicted", ylabel="observed", title=f"{kind}s, n = {_most(next(iter(rows.values())))}")
-        axis.legend(frameon=False)
+        axis.legend(loc="upper left", frameon=False)
     _save(figure, path)
     return True
 
