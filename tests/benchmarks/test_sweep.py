@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from benchmarks import sweep, sweep_progress
 from benchmarks.run import run
@@ -69,6 +70,25 @@ def test_the_main_table_has_twenty_seeds_and_three_worlds():
     assert len(jobs_in("main_table", "seed=19")) == 5 * 3 * 2
 
 
+def grids_of(path):
+    sweeper = OmegaConf.to_container(OmegaConf.load(path)).get("hydra", {}).get("sweeper", {})
+    return sweeper.get("grids", [])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_grids_of_a_sweep_name_the_same_keys_or_an_argument_drops_jobs_that_have_its_value_by_default(path):
+    assert len({frozenset(grid) for grid in grids_of(path)}) <= 1
+
+
+def test_one_seed_of_the_small_table_has_both_ends_of_the_scale():
+    jobs = jobs_in("smoke")
+    assert len(jobs) == 9
+    assert Counter(job["seed"] for job in jobs) == {"0": 6, "1": 3}
+    references = {"clairvoyant", "blind_slate_aware", "blind_marginal"}
+    assert {job["agent"] for job in jobs_in("smoke", "seed=0")} == references | {"random", "iql", "slateq"}
+    assert {job["agent"] for job in jobs_in("smoke", "seed=1")} == {"random", "iql", "slateq"}
+
+
 def test_every_size_of_the_slate_has_run_directories_of_its_own():
     folders = {}
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -80,8 +100,11 @@ def test_every_size_of_the_slate_has_run_directories_of_its_own():
             folders[settings.folder] = settings.key.config_hash
     assert len(folders) == len(set(folders.values())) == 4
     jobs = jobs_in("slate_size")
-    assert {job["env.slate_size"] for job in jobs if "env.slate_size" in job} == set("2345")
-    assert {job["env.images_per_prompt"] for job in jobs if "env.images_per_prompt" in job} == set("128")
+    sizes = {(int(job["env.slate_size"]), int(job["env.images_per_prompt"])) for job in jobs}
+    assert sizes == {(2, 4), (3, 4), (4, 4), (5, 4), (4, 1), (4, 2), (4, 8)}
+    assert len(jobs) == 84
+    chosen = jobs_in("slate_size", "env.slate_size=4", "seed=0", "agent=random")
+    assert {job["env.images_per_prompt"] for job in chosen} == set("1248")
     assert {job["env.world.n_types"] for job in jobs_in("k_types")} == {"1", "2", "4", "8", "16", "32"}
 
 
