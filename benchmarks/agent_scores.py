@@ -6,10 +6,12 @@ Run it after the README's table was printed anew. The table stays the one place 
 from __future__ import annotations
 
 import argparse
+import itertools
 import pathlib
 import sys
 
 from benchmarks.pages import REPOSITORY, fill_block
+from benchmarks.score_table import SEEDS_NOTE
 
 PAGES: dict[str, tuple[str, ...]] = {
     "random": ("random",),
@@ -40,7 +42,8 @@ def rows_of(table: str, agents: tuple[str, ...]) -> str:
         agents: Names of rows, in the order that they shall have.
 
     Returns:
-        A line that says where the numbers are from, and a Markdown table.
+        A line that says where the numbers are from, a Markdown table, and which columns its numbers of seeds are of
+        where the block says so.
 
     Raises:
         ValueError: If a row is missing.
@@ -57,7 +60,10 @@ def rows_of(table: str, agents: tuple[str, ...]) -> str:
     missing = [agent for agent in agents if agent not in body]
     if missing:
         raise ValueError(f"the table has no row of {', '.join(missing)}; its rows are {', '.join(body)}")
-    return "\n".join([f"{lines[0]} Rows of the table in the README.", "", *head, *(body[agent] for agent in agents)])
+    under = itertools.takewhile(lambda line: not line.startswith(("|", "#")), lines[first + 2 + len(body) :])
+    notes = [part for line in under if line.startswith(SEEDS_NOTE) for part in ("", line)]
+    rows = [body[agent] for agent in agents]
+    return "\n".join([f"{lines[0]} Rows of the table in the README.", "", *head, *rows, *notes])
 
 
 def main(given: list[str] | None = None) -> None:

@@ -37,8 +37,8 @@ def tables(comparison: Comparison) -> Iterator[Table]:
         "shared conversations within each stratum.",
         ["agent", "runs", "interquartile mean", "optimality gap"],
         [
-            [label, str(comparison.runs[agent]), *(interval_text(of[agent]) for of in comparison.aggregates.values())]
-            for agent, label in comparison.labels.items()
+            [comparison.labels[agent], str(n), *(interval_text(of[agent]) for of in comparison.aggregates.values())]
+            for agent, n in comparison.runs.items()
         ],
     )
     yield Table(
@@ -98,10 +98,16 @@ def _difference_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def power_lines(comparison: Comparison) -> list[str]:
-    """Say for each learner what it takes to tell it from the best slate that ignores the user (else from random)."""
-    references = {made.reference for made in comparison.differences}
-    other = BLIND if BLIND in references else RANDOM
-    return [_power_line(made) for made in comparison.differences if made.reference == other]
+    """Say for each learner what it takes to tell it from the best slate that ignores the user (else from random).
+
+    Random stands in where a stratum has no other reference.
+    """
+    blind = {(made.learner, made.stratum) for made in comparison.differences if made.reference == BLIND}
+    return [
+        _power_line(made)
+        for made in comparison.differences
+        if made.reference == (BLIND if (made.learner, made.stratum) in blind else RANDOM)
+    ]
 
 
 def _power_line(made: Difference) -> str:
@@ -143,7 +149,10 @@ def p_text(value: float) -> str:
 def section(comparison: Comparison) -> list[str]:
     """Write a comparison as lines of Markdown."""
     lines = [f"## Statistics of {comparison.title}", ""]
+    lines += [line for note in comparison.notes for line in (note, "")]
     for table in tables(comparison):
+        if not table.rows:
+            continue
         lines += [
             f"### {table.heading}",
             "",
@@ -163,6 +172,7 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
 
     return {
         "title": comparison.title,
+        "notes": comparison.notes,
         "strata": comparison.strata,
         "runs": comparison.runs,
         **{name: {agent: triple(made) for agent, made in of.items()} for name, of in comparison.aggregates.items()},

@@ -1,7 +1,9 @@
 """What the report says beyond its table: aggregates, learners against references, profiles, and power.
 
-An experiment has them if random and the clairvoyant span a scale and a learner has two training seeds or more. Its
-strata are worlds and reward modes under the image model that the agents learned with.
+An experiment has them if random and the clairvoyant span a scale in a stratum and a learner has two training seeds or
+more in one. Its strata are worlds and reward modes under the image model that the agents learned with. What is missing
+in one stratum leaves the others standing: aggregates are of the agents that are in every stratum with a scale,
+differences of each stratum that has both agents, and notes name what was left out.
 """
 
 from __future__ import annotations
@@ -94,17 +96,19 @@ class Comparison:
 
     Attributes:
         title: Experiment, data and worlds.
-        labels: How each agent is written, in the order of rows.
-        strata: Names of worlds and reward modes.
-        runs: Number of runs of each agent.
+        notes: What was left out and why, and whose seeds differ between strata; for the person who reads.
+        labels: How each agent is written, in the order of rows; of all agents, also those left out of the aggregates.
+        strata: Names of the worlds and reward modes that have a scale. All but the differences is over these.
+        runs: Number of runs of each agent that is in all of them, in the order of rows.
         aggregates: Interquartile mean and optimality gap, by statistic and agent.
         improvement: By learner and reference: probability over runs and over conversations.
-        differences: Paired, one a learner, reference and stratum.
+        differences: Paired, one a learner, reference and stratum that has both, with a scale or without.
         run_profiles: Over ``run_scores``.
         conversation_profiles: Over ``conversation_scores``.
     """
 
     title: str
+    notes: list[str]
     labels: dict[str, str]
     strata: list[str]
     runs: dict[str, int]
@@ -159,46 +163,76 @@ def _compare(title: str, reports: Sequence[Report], n_replicates: int) -> Compar
     if not strata:
         return None
     rng = np.random.default_rng(_SEED)
-    draws = aggregates.resample(strata, rng, n_replicates)
-    shared = set.intersection(*(set(stratum.scores) for stratum in strata))
-    learners = [
-        agent
-        for agent in dict.fromkeys(agent for report in reports for agent in report.agents)
-        if agent in shared and agent not in REFERENCES
-    ]
-    several = any(min(len(stratum.scores[agent]) for stratum in strata) > 1 for agent in learners)
-    scaled = all(aggregates.has_scale(stratum, draw) for stratum, draw in zip(strata, draws, strict=True))
+    every_draw = aggregates.resample(strata, rng, n_replicates)
+    known = {agent: report.label(agent) for report in reports for agent in report.agents}
+    known = {agent: known[agent] for agent in known if any(agent in stratum.scores for stratum in strata)}
+    learners = [agent for agent in known if agent not in REFERENCES]
+    labels = {agent: known[agent] for agent in (*REFERENCES[:-1], *learners, CLAIRVOYANT) if agent in known}
+    several = any(len(stratum.scores.get(agent, ())) > 1 for stratum in strata for agent in learners)
+    scaled = [(s, d) for s, d in zip(strata, every_draw, strict=True) if aggregates.has_scale(s, d)]
     if not several or not scaled:
         return None
-    labels = {agent: report.label(agent) for report in reports for agent in report.agents if agent in shared}
-    now = aggregates.normalised_runs(strata, aggregates.as_played(strata))
-    drawn = aggregates.normalised_runs(strata, draws)
-    now, drawn = ({agent: runs[agent] for agent in labels} for runs in (now, drawn))
-    pairs = [(learner, other) for learner in learners for other in (RANDOM, BLIND) if other in shared]
+    kept, draws = [stratum for stratum, _ in scaled], [draw for _, draw in scaled]
+    shared = [agent for agent in labels if all(agent in stratum.scores for stratum in kept)]
+    now = aggregates.normalised_runs(kept, aggregates.as_played(kept))
+    drawn = aggregates.normalised_runs(kept, draws)
+    now, drawn = ({agent: runs[agent] for agent in shared} for runs in (now, drawn))
+    pairs = [(learner, other) for learner in learners for other in (RANDOM, BLIND)]
     run_scores = profiles.score_axis([aggregates.pooled(runs) for runs in now.values()], _RUN_SCORES)
-    conversation_scores = profiles.score_axis([_conversations(stratum) for stratum in strata], _CONVERSATION_SCORES)
+    conversation_scores = profiles.score_axis([_conversations(stratum) for stratum in kept], _CONVERSATION_SCORES)
     few = [draw.first(_PROFILE_REPLICATES) for draw in draws]
-    of_conversations = profiles.conversation_profiles(strata, few, conversation_scores)
+    of_conversations = profiles.conversation_profiles(kept, few, conversation_scores)
     return Comparison(
         title=title,
+        notes=_notes(strata, kept, list(labels), shared),
         labels=labels,
-        strata=[stratum.name for stratum in strata],
+        strata=[stratum.name for stratum in kept],
         runs={agent: aggregates.pooled(runs).shape[1] for agent, runs in now.items()},
         aggregates={
             name: aggregates.aggregate_intervals(now, drawn, statistic)
             for name, statistic in aggregates.AGGREGATES.items()
         },
-        improvement={pair: _improvement(strata, draws, now, drawn, *pair) for pair in pairs},
+        improvement={pair: _improvement(kept, draws, now, drawn, *pair) for pair in pairs if {*pair} <= {*shared}},
         differences=[
             _difference(stratum, draw, *pair, rng)
             for pair in pairs
-            for stratum, draw in zip(strata, draws, strict=True)
+            for stratum, draw in zip(strata, every_draw, strict=True)
+            if {*pair} <= {*stratum.scores}
         ],
         run_profiles=profiles.run_profiles(now, drawn, run_scores),
-        conversation_profiles={agent: of_conversations[agent] for agent in labels},
+        conversation_profiles={agent: of_conversations[agent] for agent in shared},
         run_scores=run_scores,
         conversation_scores=conversation_scores,
     )
+
+
+def _notes(
+    strata: Sequence[Stratum], kept: Sequence[Stratum], agents: Sequence[str], shared: Sequence[str]
+) -> list[str]:
+    """Say which strata and agents the aggregates are without, and whose runs are not as many in every stratum."""
+    left_out = []
+    for stratum in strata:
+        if all(stratum is not other for other in kept):
+            missing = [end for end in (RANDOM, CLAIRVOYANT) if end not in stratum.scores]
+            why = (
+                f"no run of {' and '.join(missing)}"
+                if missing
+                else f"{CLAIRVOYANT} not above {RANDOM} in every resample"
+            )
+            left_out.append(f"{stratum.name} ({why})")
+    for agent in agents:
+        without = [stratum.name for stratum in kept if agent not in stratum.scores]
+        if without:
+            left_out.append(f"{agent} (no run in {', '.join(without)})")
+    notes = [f"Left out of aggregates, improvement and profiles: {'; '.join(left_out)}."] if left_out else []
+    counts = {agent: [len(stratum.scores[agent]) for stratum in kept] for agent in shared}
+    uneven = [f"{agent} {', '.join(map(str, own))}" for agent, own in counts.items() if len(set(own)) > 1]
+    if uneven:
+        notes.append(
+            "Strata with more seeds weigh more in aggregates and profiles, where every run counts once. Seeds differ, "
+            f"in the order {', '.join(stratum.name for stratum in kept)}: {'; '.join(uneven)}."
+        )
+    return notes
 
 
 def _conversations(stratum: Stratum) -> Scores:

@@ -13,6 +13,7 @@ import logging
 import pathlib
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ MAX_PICTURE_BYTES = 20_000_000
 """Slates beyond this are left where they are and the page says so."""
 PLOT_SETTINGS = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
 """Of every plot; Plotly's button that uploads a chart is left out."""
+UNKNOWN, CHANGES = "unknown", "+changes"
+"""What a run says in place of its revision outside of git, and behind it where files differed from it."""
 _BAD = ("Failed runs", "Unfinished runs")
 
 STYLE = """
@@ -125,7 +128,7 @@ def page(
             for number, c in enumerate(comparisons)
         ]
     else:
-        parts += [f"<p><img alt={html.escape(file.stem)} src={_as_url(file)}></p>" for file in drawn]
+        parts += [f"<p>{_image(file)}</p>" for file in drawn]
     parts += [from_markdown(rest), runs_table(finished), pictures(finished), commands(finished, command)]
     return "".join(parts) + f"<script>{SORT}</script></body></html>\n"
 
@@ -211,11 +214,15 @@ def runs_table(finished: Sequence[Run]) -> str:
             f"{run.scores.chosen_utilities[:, -1].mean():.4f}",
             str(run.metadata.get("wall_seconds", "")),
             str(run.metadata.get("dataset_id") or ""),
-            str(run.metadata.get("git_revision") or "")[:12],
+            _short(str(run.metadata.get("git_revision") or "")),
         ]
         for run in finished
     ]
     return "<h2>Runs</h2>" + table([*header, "seconds", "dataset", "revision"], rows)
+
+
+def _short(revision: str) -> str:
+    return revision.removesuffix(CHANGES)[:12] + CHANGES * revision.endswith(CHANGES)
 
 
 def pictures(finished: Sequence[Run]) -> str:
@@ -229,9 +236,7 @@ def pictures(finished: Sequence[Run]) -> str:
                 n_left_out += 1
                 continue
             caption = file.stem.removeprefix("slates-").replace("_", " ")
-            shown.append(
-                f"<figure><img alt={file.stem} src={_as_url(file)}><figcaption>{caption}</figcaption></figure>"
-            )
+            shown.append(f"<figure>{_image(file)}<figcaption>{html.escape(caption)}</figcaption></figure>")
         if shown:
             parts.append(f"<h3>{html.escape(_title(run))}</h3>" + "".join(shown))
     if n_left_out:
@@ -244,8 +249,9 @@ def _by_number(path: pathlib.Path) -> tuple[int, str]:
     return (int(digits.group()) if digits else 0, path.stem)
 
 
-def _as_url(path: pathlib.Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _image(path: pathlib.Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}">'
 
 
 def _title(run: Run) -> str:
@@ -257,16 +263,23 @@ def _title(run: Run) -> str:
 def commands(finished: Sequence[Run], last: Sequence[str]) -> str:
     """Write the commands that make the runs and, ``last``, this page again, with each run's configuration.
 
-    Runs that only a shard holds have no configuration here; the experiment's sweep makes those that are missing.
+    Runs that only a shard holds have no configuration here; the experiment's sweep makes those that are missing. The
+    revision is that of most runs.
     """
-    revisions = sorted({str(run.metadata.get("git_revision")) for run in finished} - {"None"})
-    checkout = [f"git checkout {revision}" for revision in revisions[:1]]
+    said = [str(run.metadata.get("git_revision") or UNKNOWN) for run in finished]
+    revisions = Counter(sorted(text.removesuffix(CHANGES) for text in said if text != UNKNOWN))
+    checkout = [f"git checkout {shlex.quote(revision)}" for revision, _ in revisions.most_common(1)]
     steps = [*checkout, "python -m pip install -c constraints.txt -e '.[all]'"]
     steps += dict.fromkeys(command(run) for run in finished)
     steps.append(shlex.join(last))
-    note = ""
+    notes = []
     if len(revisions) > 1:
-        note = f"<p>The runs are of {len(revisions)} revisions; the table of runs says which is of which.</p>"
+        notes.append(f"The runs are of {len(revisions)} revisions; the table of runs says which is of which.")
+    if n_changed := sum(text.endswith(CHANGES) for text in said):
+        notes.append(f"{n_changed} of {len(said)} runs are of files that had changes not in their revision.")
+    if n_unknown := said.count(UNKNOWN):
+        notes.append(f"The revision of {n_unknown} of {len(said)} runs is not known.")
+    note = f"<p>{' '.join(notes)}</p>" if notes else ""
     configurations = "".join(
         f"<details><summary>{html.escape(_title(run))}</summary><pre>{html.escape(text)}</pre></details>"
         for run in finished

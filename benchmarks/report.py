@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from benchmarks import alike, comparison_pages, held_out, html_report, personalisation, runs, shards, stats, transfer
 from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
-from benchmarks.comparison_pages import interval_text
 from benchmarks.comparisons import CLAIRVOYANT, HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, printed
 from benchmarks.regimes import section as regime_tables
+from benchmarks.score_table import seeds_note, table_rows
 from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
 from pasta_gym.types import IntArray
@@ -178,24 +178,6 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
     return Cell(returns, utilities, len(shared), np.array(sorted(shared)), seeds, mean, normalised, final, unseen)
 
 
-def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Lay the report out: header, and one row an agent with ``estimate [low, high]`` in each column."""
-    header, columns = ["agent", "seeds"], []
-    for (reward, images), cell in report.cells.items():
-        if images == report.home:
-            header += [f"{reward} return", f"{reward} normalised"]
-            columns += [cell.mean, cell.normalised]
-        else:
-            header.append(f"{reward} return on {images} ({cell.episodes} episodes)")
-            columns.append(cell.mean)
-    rows = []
-    for agent in report.agents:
-        seeds = max((len(c.returns[agent]) for c in report.cells.values() if agent in c.returns), default=0)
-        values = [interval_text(column[agent]) if agent in column else "" for column in columns]
-        rows.append([report.label(agent), str(seeds), *values])
-    return header, rows
-
-
 def markdown(report: Report) -> str:
     """Write a report as Markdown: table, notes, checks, failed runs."""
     header, rows = table_rows(report)
@@ -216,6 +198,7 @@ def markdown(report: Report) -> str:
         f"Mean [95% interval] over training seeds and {', '.join(map(str, sizes)) or 'no'} held-out episodes under "
         f"{under}. Returns are 10 x utility: sparse in 0..10, dense in 0..50. Normalised: 0 = random, "
         "1 = clairvoyant (myopic, so it can be passed).",
+        *seeds_note(report),
         "\\* uses insides of the environment.",
         "",
         *transfer.section(report),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import logging
 import pathlib
@@ -10,6 +12,7 @@ import statistics
 import sys
 import threading
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +21,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from benchmarks import runs
+from benchmarks import runs, shards
 from benchmarks.settings import Settings
 from pasta_gym.trajectories.files import write_json
 
@@ -65,19 +68,36 @@ Kind = tuple[str, str, int]
 class Projection:
     """Guesses seconds of jobs from those that finished runs of the same kind took.
 
+    Where none is finished here, the shards that the job is given (``shards=FOLDER``) tell what it took elsewhere.
+
     Args:
         seconds: Wall seconds of finished runs of each kind.
     """
 
     def __init__(self, seconds: Mapping[Kind, Sequence[float]]) -> None:
-        self._usual = {kind: statistics.median(values) for kind, values in seconds.items()}
+        self._usual = _medians(seconds)
+        self._elsewhere: dict[str, dict[Kind, float]] = {}  # by folder of shards, read when they are needed
 
     def seconds(self, job: Planned) -> float | None:
         """Guess how long a job takes; None if no run of its kind is finished."""
+        return self.guess(job)[0]
+
+    def guess(self, job: Planned) -> tuple[float | None, bool]:
+        """Guess how long a job takes, and say whether that is from shards."""
         if job.settings is None:
-            return None
-        key = job.settings.key
-        return self._usual.get((key.agent, key.images, job.settings.evaluation.n_episodes))
+            return None, False
+        key, folder = job.settings.key, job.settings.resolved.get("shards")
+        kind = (key.agent, key.images, job.settings.evaluation.n_episodes)
+        if kind in self._usual or not folder:
+            return self._usual.get(kind), False
+        if folder not in self._elsewhere:
+            self._elsewhere[folder] = _medians(seconds_of_shards(pathlib.Path(folder)))
+        found = self._elsewhere[folder].get(kind)
+        return found, found is not None
+
+
+def _medians(seconds: Mapping[Kind, Sequence[float]]) -> dict[Kind, float]:
+    return {kind: statistics.median(values) for kind, values in seconds.items()}
 
 
 def seconds_of_runs(root: pathlib.Path) -> dict[Kind, list[float]]:
@@ -92,6 +112,28 @@ def seconds_of_runs(root: pathlib.Path) -> dict[Kind, list[float]]:
     return dict(found)
 
 
+def seconds_of_shards(folder: pathlib.Path) -> dict[Kind, list[float]]:
+    """Collect wall seconds of the runs in the shards under a folder, if there is one, by kind.
+
+    A shard that cannot be read tells nothing here; whoever needs its scores names it.
+    """
+    found: dict[Kind, list[float]] = defaultdict(list)
+    for path in shards.shards_under(folder) if folder.is_dir() else ():
+        records = runs.read_json(shards.sidecar(path)) or {}
+        try:
+            with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file)
+                counts = Counter((row["agent"], row["images"], row["seed"]) for row in rows)
+        except (OSError, EOFError, KeyError, ValueError, zlib.error, csv.Error) as error:
+            logger.warning("%s cannot be read (%s), so no hours are projected from it", path, error)
+            continue
+        for (agent, images, seed), n_episodes in counts.items():
+            wall = records.get(seed, {}).get("wall_seconds")
+            if wall is not None:
+                found[agent, images, n_episodes].append(float(wall))
+    return dict(found)
+
+
 def announcement(planned: Sequence[Planned], projection: Projection, side_by_side: int | None) -> str:
     """Say how many jobs there are, how many are left and how long they will take.
 
@@ -102,7 +144,7 @@ def announcement(planned: Sequence[Planned], projection: Projection, side_by_sid
     """
     left = [job for job in planned if not job.is_finished and not job.problem]
     stuck = [job for job in planned if job.problem]
-    guesses = [projection.seconds(job) for job in left]
+    guesses, of_shards = zip(*(projection.guess(job) for job in left), strict=True) if left else ((), ())
     known = [g for g in guesses if g is not None]
     said = f"{len(planned)} jobs: {len(planned) - len(left) - len(stuck)} finished, {len(left)} to do"
     if stuck:
@@ -112,7 +154,8 @@ def announcement(planned: Sequence[Planned], projection: Projection, side_by_sid
         hours = f"projected: {_duration(sum(known))} of one process"
         if side_by_side and side_by_side > 1:
             hours += f", {_duration(sum(known) / side_by_side)} with {side_by_side} side by side"
-        lines.append(hours + ", from what finished runs of the same agents took")
+        hours += ", from what finished runs of the same agents took"
+        lines.append(hours + (f" ({sum(of_shards)} jobs: from shards made elsewhere)" if any(of_shards) else ""))
     unknown = Counter(
         (job.settings.key.agent, job.settings.key.images)
         for job, guess in zip(left, guesses, strict=True)

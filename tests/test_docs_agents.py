@@ -85,6 +85,11 @@ def test_rows_are_those_of_the_first_table_in_the_order_asked_for():
         "| ideal \\* | 1 | 9 |",
         "| iql | 3 | 2 |",
     ]
+    note = "Seeds, where columns differ: sparse / dense."
+    noted = TABLE.replace("9 |\n", f"9 |\n\nMean.\n{note}\n")
+    assert agent_scores.rows_of(noted, ("iql",)).endswith(f"| iql | 3 | 2 |\n\n{note}")
+    of_another = f"{TABLE}\n{note}\n"
+    assert agent_scores.rows_of(of_another, ("iql",)).endswith("| iql | 3 | 2 |")
     with pytest.raises(ValueError, match="no row of slateq; its rows are random, iql, ideal"):
         agent_scores.rows_of(TABLE, ("slateq",))
     with pytest.raises(ValueError, match="first column is agent"):

@@ -146,12 +146,96 @@ def test_what_has_no_scale_or_one_seed_is_not_compared():
     assert made.strata == ["sparse"]
 
 
-def test_an_agent_must_be_in_every_stratum_and_random_is_enough_to_compare_with():
-    dense = {agent: values for agent, values in planted(1, scale=5).items() if agent != "blind_slate_aware"}
+def without(returns, *agents):
+    return {agent: values for agent, values in returns.items() if agent not in agents}
+
+
+def test_a_stratum_without_a_reference_is_compared_with_random_and_the_aggregates_name_what_they_lack():
+    dense = without(planted(1, scale=5), "blind_slate_aware")
     [made] = compare([make_report(sparse=planted(0), dense=dense)], n_replicates=50)
-    assert list(made.labels) == ["random", "iql", "clairvoyant"]
+    assert list(made.runs) == list(made.run_profiles) == ["random", "iql", "clairvoyant"]
+    assert list(made.labels) == ["random", "blind_slate_aware", "iql", "clairvoyant"]
     assert list(made.improvement) == [("iql", "random")]
-    assert all("to tell iql from random" in line for line in comparison_pages.power_lines(made))
+    assert [(d.reference, d.stratum) for d in made.differences] == [
+        *(("random", "sparse"), ("random", "dense")),
+        ("blind_slate_aware", "sparse"),
+    ]
+    lines = comparison_pages.power_lines(made)
+    assert [line.split(" at 80%")[0] for line in lines] == [
+        "dense: to tell iql from random",
+        "sparse: to tell iql from blind_slate_aware",
+    ]
+    note = "Left out of aggregates, improvement and profiles: blind_slate_aware (no run in dense)."
+    assert made.notes == [note]
+    assert comparison_pages.section(made)[2] == note
+    assert comparison_pages._summary(made)["notes"] == [note]
+
+
+def three_worlds(change=lambda world, returns: returns):
+    """Worlds with a second learner, each changed."""
+    reports = []
+    for number, world in enumerate(("mini", "mini_1", "mini_2")):
+        returns = {**planted(number), "slateq": planted(number, gain=1.5)["iql"]}
+        report = make_report(world, sparse=change(world, returns))
+        report.agents = [
+            agent for agent in (*report.agents, "slateq") if agent in report.cells["sparse", "surrogate"].returns
+        ]
+        reports.append(report)
+    return compare(reports, n_replicates=50)
+
+
+def test_an_agent_that_one_world_lacks_keeps_its_differences_in_the_others():
+    [made] = three_worlds(lambda world, returns: without(returns, *["slateq"] * (world == "mini_2")))
+    assert made.strata == ["mini sparse", "mini_1 sparse", "mini_2 sparse"]
+    found = {(d.learner, d.reference, d.stratum) for d in made.differences}
+    assert len(found) == len(made.differences) == 2 * 3 + 2 * 2
+    assert ("slateq", "random", "mini_1 sparse") in found
+    assert ("slateq", "random", "mini_2 sparse") not in found
+    assert "slateq" not in made.runs
+    assert made.runs["iql"] == 9
+    assert made.notes == ["Left out of aggregates, improvement and profiles: slateq (no run in mini_2 sparse)."]
+    assert sum("slateq from blind" in line for line in comparison_pages.power_lines(made)) == 2
+
+
+def test_a_world_without_the_end_of_the_scale_leaves_the_aggregates_of_the_others():
+    [whole] = three_worlds()
+    assert whole.notes == []
+    [made] = three_worlds(lambda world, returns: without(returns, *["clairvoyant"] * (world == "mini_2")))
+    assert made.strata == ["mini sparse", "mini_1 sparse"]
+    assert made.runs["slateq"] == 6
+    assert {agent for agent, _ in made.improvement} == {"iql", "slateq"}
+    # Differences need no scale.
+    assert [d.gap.estimate for d in made.differences] == [d.gap.estimate for d in whole.differences]
+    why = "mini_2 sparse (no run of clairvoyant)"
+    assert made.notes == [f"Left out of aggregates, improvement and profiles: {why}."]
+
+    def turned(world, returns):
+        return {**returns, "clairvoyant": returns["random"] - 1} if world == "mini" else returns
+
+    [made] = three_worlds(turned)
+    assert made.strata == ["mini_1 sparse", "mini_2 sparse"]
+    assert "mini sparse (clairvoyant not above random in every resample)" in made.notes[0]
+
+
+def test_learners_that_no_stratum_shares_have_differences_alone():
+    lacks = {"mini": ["slateq"], "mini_1": ["iql"], "mini_2": []}
+    [made] = three_worlds(lambda world, returns: without(returns, *lacks[world]))
+    assert made.notes[0].endswith(": iql (no run in mini_1 sparse); slateq (no run in mini sparse).")
+    assert made.improvement == {}
+    text = "\n".join(comparison_pages.section(made))
+    assert "### Probability of improvement" not in text
+    assert "### Paired differences" in text
+    assert list(made.labels) == ["random", "blind_slate_aware", "iql", "slateq", "clairvoyant"]
+
+
+def test_seeds_that_differ_between_strata_are_said():
+    [made] = three_worlds(lambda world, returns: {**returns, "iql": returns["iql"][: 1 if world == "mini_2" else 3]})
+    assert made.runs["iql"] == 7
+    assert made.notes == [
+        "Strata with more seeds weigh more in aggregates and profiles, where every run counts once. Seeds differ, in "
+        "the order mini sparse, mini_1 sparse, mini_2 sparse: iql 3, 3, 1."
+    ]
+    assert [d.p_seeds is None for d in made.differences[:3]] == [False, False, True]
 
 
 def test_experiments_stay_apart():

@@ -1,5 +1,4 @@
 import sys
-import time
 
 import pytest
 from omegaconf import OmegaConf
@@ -31,14 +30,18 @@ def test_one_failing_job_leaves_the_rest_standing_and_is_named(tmp_path):
 
 
 def test_jobs_wait_for_what_they_need_and_share_the_machine(tmp_path):
-    note = "import time; t = time.time(); time.sleep(0.4); open({!r}, 'w').write(f'{{t}} {{time.time()}}')"
+    # A job that needs none says that it has begun and waits until another has, for a minute at most.
+    meet = (
+        "import pathlib, time; d = pathlib.Path({folder!r}); t = time.time(); (d / '{name}.began').touch()\n"
+        "while len(list(d.glob('*.began'))) < 2 and time.time() < t + 60: time.sleep(0.02)\n"
+        "(d / '{name}').write_text(f'{{t}} {{time.time()}}')"
+    )
     needs = {"second": ["first"], "first": [], "beside": []}
-    jobs = [job(name, note.format(str(tmp_path / name)), *needed) for name, needed in needs.items()]
-    began = time.time()
+    jobs = [job(name, meet.format(folder=str(tmp_path), name=name), *needed) for name, needed in needs.items()]
     assert run_code(jobs, tmp_path / "logs", processes=2) == []
-    spans = {n: [float(t) for t in (tmp_path / n).read_text().split()] for n in ("first", "second", "beside")}
+    spans = {n: [float(t) for t in (tmp_path / n).read_text().split()] for n in needs}
     assert spans["second"][0] >= spans["first"][1]
-    assert min(s[0] for s in spans.values()) >= began
+    assert max(spans[n][0] for n in ("first", "beside")) <= min(spans[n][1] for n in ("first", "beside"))
 
 
 def test_the_small_grid_is_three_agents_two_rewards_three_seeds_and_references(tmp_path):

@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import html
 import html.parser
 import json
 import re
@@ -83,7 +85,8 @@ class Reader(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.tables, self.headings, self.code, self.images, self._into = [], [], [], [], None
+        self.tables, self.headings, self.code, self._into = [], [], [], None
+        self.images, self.attributes = [], []
 
     def handle_starttag(self, tag, attributes):
         if tag == "table":
@@ -97,6 +100,7 @@ class Reader(html.parser.HTMLParser):
             self._into = self.code if tag == "pre" else self.headings
             self._into.append("")
         elif tag == "img":
+            self.attributes.append(dict(attributes))
             self.images.append(dict(attributes)["src"])
 
     def handle_data(self, data):
@@ -141,7 +145,7 @@ def test_the_table_of_runs_has_the_numbers_of_the_scores(root):
 
 def test_the_page_holds_all_that_it_shows(root):
     text = (root / "report" / "report.html").read_text()
-    assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=['\"]?(?!data:)[^>]*>", text)
+    assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=(?!['\"]?data:)[^>]*>", text)
     page = read(text)
     assert len(page.images) == 6
     assert all(image.startswith("data:image/png;base64,") for image in page.images)
@@ -167,6 +171,52 @@ def test_a_command_of_the_page_names_a_configuration_that_hydra_reads(root, fini
     assert folders == [str(run.folder) for run in finished]
     configurations = read((root / "report" / "report.html").read_text()).code[1:]
     assert configurations[0] == (finished[0].folder / "config.yaml").read_text()
+
+
+def of_revisions(finished, *revisions):
+    return [
+        dataclasses.replace(run, metadata={**run.metadata, "git_revision": revision})
+        for run, revision in zip(finished, revisions, strict=False)
+    ]
+
+
+def steps_and_words(finished):
+    made = html_report.commands(finished, ["python"])
+    return read(made).code[0].splitlines(), html.unescape(made.split("<pre>")[0])
+
+
+def test_the_revision_to_check_out_is_that_of_most_runs_and_one_that_git_knows(finished):
+    old, new = "1" * 40, "9" * 40
+    steps, words = steps_and_words(of_revisions(finished, old, new, f"{new}+changes", "unknown", None, "unknown"))
+    assert steps[0] == f"git checkout {new}"
+    assert "The runs are of 2 revisions;" in words
+    assert "1 of 6 runs are of files that had changes not in their revision." in words
+    assert "The revision of 3 of 6 runs is not known." in words
+    steps, words = steps_and_words(of_revisions(finished, *[f"{new}+changes"] * 6))
+    assert steps[0] == f"git checkout {new}"
+    assert "6 of 6 runs are of files" in words
+    assert "revisions;" not in words
+    steps, _ = steps_and_words(of_revisions(finished, *["unknown"] * 6))
+    assert steps[0].startswith("python -m pip")
+    _, words = steps_and_words(finished)
+    assert words.endswith("<code>runs=ELSEWHERE</code>.</p>")
+    table = html_report.runs_table(of_revisions(finished, f"{new}+changes"))
+    assert read(table).tables[0][1][-1] == "999999999999+changes"
+
+
+def test_a_name_of_a_picture_is_text_and_not_markup(root, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(root, copy)
+    [run] = [run for run in runs.find_runs(copy)[0] if run.key.agent == "iql" and run.key.seed == 0]
+    name = 'slates-<img src=x onerror=alert(1)> "y" onload=z'
+    for path in list((run.folder / "pictures").iterdir()):
+        path.rename(path.with_name(f"{name}{path.name[-5:]}"))
+    page = read(html_report.pictures([run]))
+    # A file's name is the whole of the alternative text, and no element or attribute comes of it.
+    assert len(page.images) == 2
+    assert {tuple(attributes) for attributes in page.attributes} == {("alt", "src")}
+    assert all(attributes["alt"].startswith(name) for attributes in page.attributes)
+    assert all(image.startswith("data:image/png;base64,") for image in page.images)
 
 
 def test_scores_in_shards_alone_make_the_whole_page(root, tmp_path):

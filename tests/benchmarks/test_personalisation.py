@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks import checks, personalisation, report, stats
+from benchmarks import checks, personalisation, report, score_table, stats
 from benchmarks.report import Report
 from benchmarks.stats import Interval
 from tests.benchmarks.test_comparisons import cell
@@ -104,5 +104,5 @@ def test_a_world_without_surrogate_is_at_home_where_its_agents_learned():
     assert "| iql | iql_history |" in text
     made.checks = checks.headline_checks(made)
     assert [check.claim for check in made.checks if check.claim.startswith("iql above random, dense")]
-    header, _ = report.table_rows(made)
+    header, _ = score_table.table_rows(made)
     assert "dense normalised" in header

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks import held_out, report, runs, transfer
+from benchmarks import held_out, report, runs, score_table, transfer
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json
 
@@ -81,6 +81,34 @@ def test_the_table_has_the_numbers_that_were_planted(planted):
     assert "| clairvoyant \\*" in text
     assert "| iql  " in text
     assert "0.65 [0.6" in text
+
+
+def seeds_column(made):
+    header, rows = score_table.table_rows(made)
+    assert header[:2] == ["agent", "seeds"]
+    return {row[0]: row[1] for row in rows}
+
+
+def test_seeds_are_said_of_each_column_where_they_differ(planted):
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert seeds_column(made) == {"random": "1", "blind_slate_aware \\*": "1", "iql": "3", "clairvoyant \\*": "1"}
+    assert "Seeds, where" not in report.markdown(made)
+    for reward, images in (("dense", "surrogate"), ("sparse", "diffusion")):
+        plant(planted, "iql", 4.2, reward=reward, images=images)
+        plant(planted, "random", 3.0, reward=reward, images=images)
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert list(made.cells) == [("sparse", "surrogate"), ("sparse", "diffusion"), ("dense", "surrogate")]
+    # The two ends of the scale have one seed in each column that they are in.
+    assert seeds_column(made) == {
+        **{"random": "1", "iql": "3 / 1 / 1"},
+        **{"blind_slate_aware \\*": "1", "clairvoyant \\*": "1"},
+    }
+    assert "\nSeeds, where columns differ: sparse / sparse on diffusion / dense.\n" in report.markdown(made)
+    plant(planted, "slateq", 4.2, reward="dense")
+    plant(planted, "slateq", 4.2, seed=1)
+    plant(planted, "slateq", 4.2)
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert seeds_column(made)["slateq"] == "2 / 0 / 1"
 
 
 def verdicts(root):

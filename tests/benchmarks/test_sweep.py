@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ from collections import Counter
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from benchmarks import sweep, sweep_progress
 from benchmarks.run import run
@@ -69,6 +71,25 @@ def test_the_main_table_has_twenty_seeds_and_three_worlds():
     assert len(jobs_in("main_table", "seed=19")) == 5 * 3 * 2
 
 
+def grids_of(path):
+    sweeper = OmegaConf.to_container(OmegaConf.load(path)).get("hydra", {}).get("sweeper", {})
+    return sweeper.get("grids", [])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG_FOLDER / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_grids_of_a_sweep_name_the_same_keys_or_an_argument_drops_jobs_that_have_its_value_by_default(path):
+    assert len({frozenset(grid) for grid in grids_of(path)}) <= 1
+
+
+def test_one_seed_of_the_small_table_has_both_ends_of_the_scale():
+    jobs = jobs_in("smoke")
+    assert len(jobs) == 9
+    assert Counter(job["seed"] for job in jobs) == {"0": 6, "1": 3}
+    references = {"clairvoyant", "blind_slate_aware", "blind_marginal"}
+    assert {job["agent"] for job in jobs_in("smoke", "seed=0")} == references | {"random", "iql", "slateq"}
+    assert {job["agent"] for job in jobs_in("smoke", "seed=1")} == {"random", "iql", "slateq"}
+
+
 def test_every_size_of_the_slate_has_run_directories_of_its_own():
     folders = {}
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -80,8 +101,11 @@ def test_every_size_of_the_slate_has_run_directories_of_its_own():
             folders[settings.folder] = settings.key.config_hash
     assert len(folders) == len(set(folders.values())) == 4
     jobs = jobs_in("slate_size")
-    assert {job["env.slate_size"] for job in jobs if "env.slate_size" in job} == set("2345")
-    assert {job["env.images_per_prompt"] for job in jobs if "env.images_per_prompt" in job} == set("128")
+    sizes = {(int(job["env.slate_size"]), int(job["env.images_per_prompt"])) for job in jobs}
+    assert sizes == {(2, 4), (3, 4), (4, 4), (5, 4), (4, 1), (4, 2), (4, 8)}
+    assert len(jobs) == 84
+    chosen = jobs_in("slate_size", "env.slate_size=4", "seed=0", "agent=random")
+    assert {job["env.images_per_prompt"] for job in chosen} == set("1248")
     assert {job["env.world.n_types"] for job in jobs_in("k_types")} == {"1", "2", "4", "8", "16", "32"}
 
 
@@ -121,9 +145,9 @@ def test_a_world_that_was_not_fitted_is_named_with_its_command_and_stops_no_othe
     assert "python -m pasta_gym.user_model.fit_world 2 --types 8" in said
 
 
-def planned_job(name, agent="iql", images="surrogate", **more):
+def planned_job(name, agent="iql", images="surrogate", overrides=(), **more):
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        settings = read_settings(compose("run", [f"agent={agent}", f"images={images}"]))
+        settings = read_settings(compose("run", [f"agent={agent}", f"images={images}", *overrides]))
     return Planned((), name, settings, **more)
 
 
@@ -141,6 +165,46 @@ def test_hours_are_projected_from_finished_runs_of_the_same_agent_and_image_mode
     assert "no finished run to project from: iql on surrogate (2 jobs), iql on painter" in announcement(
         jobs, Projection({}), 1
     )
+
+
+def shelve(folder, agent, walls, n_episodes):
+    """A shard whose runs took some seconds each, or nobody knows how many."""
+    records, lines = {}, ["experiment,agent,images,seed,episode"]
+    for seed, wall in enumerate(walls):
+        records[str(seed)] = {"config_hash": "of another", "models": "m", "wall_seconds": wall}
+        lines += [f"main_table,{agent},surrogate,{seed},{episode}" for episode in range(n_episodes)]
+    path = folder / "main_table" / f"{agent}-sparse-simulated-mini-surrogate.csv.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    write_json(path.with_name(path.name.replace(".csv.gz", ".json")), records)
+    return path
+
+
+def test_hours_are_projected_from_shards_where_nothing_ran_here(tmp_path, caplog):
+    shelf = tmp_path / "shards"
+    shelve(shelf, "iql", [3600.0, 7200.0, 9000.0, None], 1000)
+    shelve(shelf, "slateq", [60.0], 20)  # of fewer conversations, which says nothing of more
+    shelve(shelf, "random", [1.0], 1000).write_bytes(b"no shard")
+    jobs = [planned_job(agent, agent, overrides=[f"shards={shelf}"]) for agent in ("iql", "slateq", "random")]
+    said = announcement(jobs, Projection({}), 1)
+    took = "from what finished runs of the same agents took"
+    assert f"projected: 2.0 hours of one process, {took} (1 jobs: from shards made elsewhere)\n" in said
+    assert "no finished run to project from: slateq on surrogate (1 jobs), random on surrogate" in said
+    assert [record.getMessage().split(" cannot be read")[0] for record in caplog.records] == [
+        str(shelf / "main_table" / "random-sparse-simulated-mini-surrogate.csv.gz")
+    ]
+    # What runs here took is believed first.
+    said = announcement(jobs, Projection({("iql", "surrogate", 1000): [3600.0, 3600.0]}), 1)
+    assert f"projected: 60 min of one process, {took}\n" in said
+    assert "projected" not in announcement([planned_job("a")], Projection({}), 1)
+    assert "projected" not in announcement([planned_job("a", overrides=["shards=no_such"])], Projection({}), 1)
+    assert announcement([], Projection({}), 1) == "sweep: 0 jobs: 0 finished, 0 to do\n"
+
+
+def test_the_shards_of_the_repository_say_what_their_runs_took():
+    found = sweep_progress.seconds_of_shards(CONFIG_FOLDER.parent / "benchmarks" / "results" / "smoke")
+    assert len(found["iql", "surrogate", 20]) == 2
+    assert all(wall > 0 for walls in found.values() for wall in walls)
 
 
 def test_a_line_after_each_job_has_the_time_that_is_left(tmp_path):
