@@ -19,6 +19,7 @@ from pasta_gym.mini import grammar, unsaid
 from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import FloatArray, ImageArray, IntArray
 from pasta_gym.user_model import UserModel
+from pasta_gym.user_model.encoder_identity import require_frozen_encoder, require_same_encoder
 from pasta_gym.worlds import load_user_model, make_world
 
 N_SHOWN = 5
@@ -117,10 +118,11 @@ def main(arguments: list[str] | None = None) -> None:
     world = make_world("mini")
     model = load_user_model(options.model or world.user_model)
     assert isinstance(model, UserModel)
+    require_frozen_encoder(model.metadata, "this gallery")
+    images = world.image_generator(options.images)
+    require_same_encoder(model.metadata, getattr(images, "encoder_sha256", None), options.images)
     subjects, prompts = prompts_to_paint(options.n, np.random.default_rng([options.seed, 0x6A11]))
-    painted = world.image_generator(options.images).generate(
-        prompts, mix(options.seed, np.arange(options.n), IMAGE)[:, None]
-    )
+    painted = images.generate(prompts, mix(options.seed, np.arange(options.n), IMAGE)[:, None])
     if painted.pixels is None:
         parser.error(f"--images {options.images} paints no pixels; use diffusion")
     scores = score_pictures(model, subjects, painted.embeddings[:, 0])

@@ -50,6 +50,8 @@ class SequentialConfig:
         batch_sessions: Sessions in a batch, reached with whole raters.
         batch_labels: Single-turn labels in a batch from raters who have no session; 0 leaves those raters out.
         learning_rate: Peak of the cosine schedule with warm restarts.
+        choice_learning_rate: The same for tau, its slopes, the sharpness and tau_s, which have further to go than
+            weights; None is ``learning_rate``.
         restart_period: Steps of one cosine; 0 means all steps in one.
         weight_decay: AdamW's, on the weights; the choice model's few numbers have none.
         clip: Largest gradient norm.
@@ -68,6 +70,7 @@ class SequentialConfig:
     batch_sessions: int = 16
     batch_labels: int = 512
     learning_rate: float = 3e-4
+    choice_learning_rate: float | None = None
     restart_period: int = 0
     weight_decay: float = 1e-4
     clip: float = 0.5
@@ -91,6 +94,10 @@ class SequentialConfig:
         for name in ("learning_rate", "clip", "rating_deviation"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.choice_learning_rate is not None and not self.choice_learning_rate > 0:
+            raise ValueError(
+                f"choice_learning_rate must be positive, got {self.choice_learning_rate}; null is learning_rate"
+            )
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
 
@@ -270,7 +277,11 @@ class SequentialEM:
         few = {id(p) for p in model.choice_parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.parameters() if id(p) not in few]},
-            {"params": [p for p in model.choice_parameters() if p.requires_grad], "weight_decay": 0.0},
+            {
+                "params": [p for p in model.choice_parameters() if p.requires_grad],
+                "lr": config.choice_learning_rate or config.learning_rate,
+                "weight_decay": 0.0,
+            },
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         period = config.restart_period or config.steps
