@@ -26,7 +26,6 @@ from benchmarks.user_model_scores import held_out_scores, shown_in_scores
 from pasta_gym.datasets import PreferenceDataset, open_dataset
 from pasta_gym.encoders.clip_encoder import ClipEncoder, find_device
 from pasta_gym.trajectories import provenance
-from pasta_gym.trajectories.files import digest
 from pasta_gym.user_model.checkpoint import phase_key
 from pasta_gym.user_model.data import SPLITS, PreferenceData
 from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, module_bytes
@@ -204,8 +203,7 @@ def run(settings: FitSettings) -> pathlib.Path:
         "versions": provenance.package_versions(),
         "git": provenance.git_revision(CONFIG_FOLDER.parent),
     }
-    # Every label counts: labels that were written anew may be as many as before.
-    key = phase_key(data, digest([_without_places(given), record["data"]["counts"], encoder.fingerprint]))
+    key = phase_key(data, _without_places(given), encoder.fingerprint)
     tuned = None if originals is None else Tuned(encoder, originals, given["encoder_batch_size"])
     every, device = given["checkpoint_every"], find_device(given["device"])
     fit = functools.partial(_fitted, data, tuned, key=key, record=record, every=every, device=device)

@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     dataset, model = load(options.data), UserModel.load(options.model)
-    require_frozen_encoder(model.metadata, "this analysis")
+    second = UserModel.load(options.second) if options.second else None
+    for users in (model, second):
+        if users is not None:
+            require_frozen_encoder(users.metadata, "this analysis")
     found = identifiability(dataset, model, Tolerances(options.utility, options.choice, options.overlap))
     prompts, slates = slates_of(dataset, options.slates)
     distances = type_distances(model, prompts, slates)
@@ -88,9 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         matrix_table("rank correlation of utilities", distances.rank_correlation),
         f"Groups at a threshold of {options.threshold:g}: {groups_within(distances.divergence, options.threshold)}",
     ]
-    if options.second:
-        second = UserModel.load(options.second)
-        require_frozen_encoder(second.metadata, "the second fit")
+    if second is not None:
         null, matched = same_type_divergences(model, second, prompts, slates)
         listed = ", ".join(f"{i} = {j}: {d:.4f}" for i, (j, d) in enumerate(zip(matched, null, strict=True)))
         parts.append(

@@ -14,7 +14,8 @@ from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import Row, shown
 
 _WINDOW = 1 << 18
-_LARGEST_ENTRY = 1 << 26
+LARGEST_ENTRY = 1 << 26
+"""Most characters of one entry: a slate of pictures in base64, several times over."""
 _DECODER = json.JSONDecoder()
 
 
@@ -100,8 +101,8 @@ class _ArrayReader:
             except json.JSONDecodeError as error:
                 if self._ended:
                     raise self._error(f"broken or cut short ({error.msg})") from error
-                if len(self._text) - self._at > _LARGEST_ENTRY:
-                    raise self._error(f"broken, or larger than {_LARGEST_ENTRY >> 20} MiB ({error.msg})") from error
+                if len(self._text) - self._at > LARGEST_ENTRY:
+                    raise self._error(f"broken, or larger than {LARGEST_ENTRY >> 20} MiB ({error.msg})") from error
                 # Twice as much each time, or a long entry would be decoded over and over.
                 self._read(max(self._chunk, len(self._text) - self._at))
             except (ValueError, RecursionError) as error:  # numbers or nesting beyond all reason

@@ -25,7 +25,7 @@ def stored_image(row: Row, column: str, value: Any, key: str, archive: Archive, 
         row: The row, for messages.
         column: The cell's column, for messages.
         value: Bytes, a struct of ``bytes`` and ``path``, base64, or a path inside the archive.
-        key: The image's key where the cell holds bytes; the file that a path leads to is a key of its own.
+        key: The image's key where the cell holds bytes; of a path it is the member that the path leads to.
         archive: Where paths lead.
         member: The table's name in it.
 
@@ -40,7 +40,7 @@ def stored_image(row: Row, column: str, value: Any, key: str, archive: Archive, 
         raise row.error(f"expected an image's bytes or path, got {shown(value)}", column)
     if value.startswith(_BASE64):
         return Image(key, partial(_from_base64, row, column, value))
-    return _in_archive(archive, value, member)
+    return _image_at(archive, value, member)
 
 
 def patterned_slate(
@@ -67,7 +67,7 @@ def patterned_slate(
             column1=column + 1,
             image1=number + 1,
         )
-        return _in_archive(archive, name, member)
+        return _image_at(archive, name, member)
 
     return tuple(tuple(image(column, number) for number in range(size[1])) for column in range(size[0]))
 
@@ -95,17 +95,16 @@ def check_pattern(pattern: str) -> None:
         )
 
 
-def _in_archive(archive: Archive, name: str, beside: str) -> Image:
-    """Name an image by the file that it is: the same path beside two tables may lead to two."""
-    found = archive.find(name, beside)
-    return Image(f"{beside}:{name}" if found is None else found, partial(_from_member, archive, name, beside))
-
-
-def _from_member(archive: Archive, name: str, beside: str) -> bytes:
+def _image_at(archive: Archive, name: str, beside: str) -> Image:
+    """Return the image of a path in a table; one path may lead to two images, each beside its own table."""
     member = archive.find(name, beside)
     if member is None:
-        raise DatasetError(f"no member {name}, or several of that name", file=archive.path)
-    return archive.read(member)
+        return Image(f"{beside}:{name}", partial(_missing, archive, name))
+    return Image(member, partial(archive.read, member))
+
+
+def _missing(archive: Archive, name: str) -> bytes:
+    raise DatasetError(f"no member {name}, or several of that name", file=archive.path)
 
 
 def _from_base64(row: Row, column: str, value: str) -> bytes:

@@ -6,12 +6,13 @@ import csv
 import io
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pasta_gym.datasets.archive import BROKEN_FILE, Archive, as_text
-from pasta_gym.datasets.json_rows import array_rows, line_rows
+from pasta_gym.datasets.json_rows import LARGEST_ENTRY, array_rows, line_rows
 from pasta_gym.datasets.parquet_rows import column_names, parquet_rows
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import Row, require_columns
@@ -22,6 +23,7 @@ _JSON_ROWS_FOR_COLUMNS = 50
 # A row may hold a slate of pictures, megabytes.
 _BATCH_ROWS = 8
 _BROKEN: tuple[type[Exception], ...] = (*BROKEN_FILE, csv.Error)
+_LIMIT = threading.Lock()
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -121,7 +123,24 @@ def _csv_header(archive: Archive, member: str) -> list[str]:
 def _csv_reader(text: io.TextIOBase) -> Iterator[list[str]]:
     first = text.readline()
     delimiter = "\t" if first.count("\t") > first.count(",") else ","
-    return csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+    return _large_cells(csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True))
+
+
+def _large_cells(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Read rows whose cells may hold pictures in base64.
+
+    The module ``csv`` has one limit for all its readers, 131,072 characters; others get theirs back after every row.
+    """
+    while True:
+        with _LIMIT:
+            before = csv.field_size_limit(LARGEST_ENTRY)
+            try:
+                cells = next(reader, None)
+            finally:
+                csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield cells
 
 
 def _csv_rows(stream: BinaryIO, file: str, columns: list[str]) -> Iterator[Row]:

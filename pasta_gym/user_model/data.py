@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasta_gym.mini.rater_data import SATISFACTION_LEVELS
+from pasta_gym.user_model.label_table import LabelTable
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
@@ -140,21 +141,21 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         The data.
 
     Raises:
-        ValueError: If a file is missing, broken or of another format.
+        ValueError: If a file is missing, broken or of another format, or a value is out of range.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     root = pathlib.Path(folder)
 
-    def table(name: str, columns: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+    def table(name: str, columns: tuple[str, ...]) -> LabelTable:
         path = root / f"{name}.parquet"
         try:
             read = pq.read_table(path, columns=list(columns))
             missing = [c for c in columns if c not in read.column_names]
             if missing:
                 raise ValueError(f"no column {', '.join(missing)}")
-            return {c: np.array(read[c].to_pylist()) for c in columns}
+            return LabelTable(path, {c: np.array(read[c].to_pylist()) for c in columns})
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise ValueError(
                 f"cannot read {path} ({error}); expected columns {', '.join(columns)}. "
@@ -177,43 +178,67 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     ratings = table("ratings", ("rater", "session", "image", "rating"))
     rankings = table("rankings", ("rater", "session", "images"))
     turns = table("turns", ("rater", "session", "turn", "choice", "column_satisfaction", "than_before"))
-    n_images = images.shape[1]
-    n_sessions = len(prompts)
+    n_images, n_sessions, n_raters = images.shape[1], len(prompts), len(raters.columns["rater"])
+    m, slate, horizon = (int(metadata[name]) for name in ("images_per_prompt", "slate_size", "horizon"))
+    if m * (1 + horizon * slate) > n_images:
+        raise ValueError(
+            f"{root / 'metadata.json'} says {horizon} turns of {slate} columns of {m} images and {m} initial ones, and "
+            f"a session of {pool_folder} has {n_images} images; name the pool that the labels are of"
+        )
 
-    def flat(session: NDArray[np.generic], image: NDArray[np.generic]) -> IntArray:
-        rows: IntArray = session.astype(np.int64) * n_images + image.astype(np.int64)
+    def flat(session: IntArray, image: IntArray) -> IntArray:
+        rows: IntArray = session * n_images + image
         return rows
 
-    splits = np.full(len(raters["rater"]), -1, dtype=np.int64)
-    splits[raters["rater"].astype(np.int64)] = [SPLITS.index(str(s)) for s in raters["split"]]
-    chosen = np.full((n_sessions, int(metadata["horizon"])), -1, dtype=np.int64)
+    def context(of: LabelTable) -> tuple[IntArray, IntArray]:
+        return of.whole("rater", 0, n_raters - 1), of.whole("session", 0, n_sessions - 1)
+
+    def shown(of: LabelTable, column: str) -> IntArray:
+        return of.whole(column, 0, n_images - 1)
+
+    splits = np.full(n_raters, -1, dtype=np.int64)
+    splits[_once(raters, raters.whole("rater", 0, n_raters - 1))] = raters.places("split", SPLITS)
+    (pair_raters, pair_prompts), (rating_raters, rating_prompts) = context(pairs), context(ratings)
+    (ranking_raters, ranking_prompts), (who, session_ids) = context(rankings), context(turns)
+    turn_ids = turns.whole("turn", 0, horizon - 1)
+    _once(turns, session_ids * horizon + turn_ids, "turn")
+    chosen = np.full((n_sessions, horizon), -1, dtype=np.int64)
     choosers = np.full(n_sessions, -1, dtype=np.int64)
-    session_ids, turn_ids = turns["session"].astype(np.int64), turns["turn"].astype(np.int64)
-    chosen[session_ids, turn_ids] = turns["choice"].astype(np.int64)
-    choosers[session_ids] = turns["rater"].astype(np.int64)
-    satisfactions = np.full((*chosen.shape, int(metadata["slate_size"])), np.nan)
-    levels = turns["column_satisfaction"].astype(np.float64)
-    satisfactions[session_ids, turn_ids] = (levels - 1.0) / (SATISFACTION_LEVELS - 1)
+    chosen[session_ids, turn_ids] = turns.whole("choice", -1, slate - 1)
+    choosers[session_ids] = who
+    if (other := choosers[session_ids] != who).any():
+        row = int(other.argmax())
+        turns.refuse(
+            "rater", row, f"session {session_ids[row]} is of rater {choosers[session_ids[row]]} in another row"
+        )
+    satisfactions = np.full((*chosen.shape, slate), np.nan)
+    levels = turns.within("column_satisfaction", 1, SATISFACTION_LEVELS, gaps=True)
+    if len(levels) and levels.shape[1:] != (slate,):
+        turns.refuse(
+            "column_satisfaction", 0, f"expected one for each of {slate} columns, got {list(levels.shape[1:])}"
+        )
+    satisfactions[session_ids, turn_ids] = (levels.reshape(-1, slate) - 1.0) / (SATISFACTION_LEVELS - 1)
     versus_previous = np.full(chosen.shape, np.nan)
-    versus_previous[session_ids, turn_ids] = [_verdict(said, root) for said in turns["than_before"].tolist()]
-    m, slate, horizon = int(metadata["images_per_prompt"]), int(metadata["slate_size"]), int(metadata["horizon"])
+    said = turns.columns["than_before"].tolist()
+    versus_previous[session_ids, turn_ids] = [_verdict(verdict, root) for verdict in said]
+    rating_levels = int(metadata["rating_levels"])
     kept = np.flatnonzero(choosers >= 0)
     layout = m + np.arange(horizon * slate * m).reshape(horizon, slate, m)
     return PreferenceData(
         prompt_embeddings=prompts,
         image_embeddings=images.reshape(-1, images.shape[-1]),
         rater_splits=splits,
-        pair_raters=pairs["rater"].astype(np.int64),
-        pair_prompts=pairs["session"].astype(np.int64),
-        pair_images=np.stack([flat(pairs["session"], pairs[c]) for c in ("first", "second")], axis=1),
-        pair_labels=pairs["label"].astype(np.float64),
-        rating_raters=ratings["rater"].astype(np.int64),
-        rating_prompts=ratings["session"].astype(np.int64),
-        rating_images=flat(ratings["session"], ratings["image"]),
-        ratings=(ratings["rating"].astype(np.float64) - 1.0) / (int(metadata["rating_levels"]) - 1),
-        ranking_raters=rankings["rater"].astype(np.int64),
-        ranking_prompts=rankings["session"].astype(np.int64),
-        rankings=flat(rankings["session"][:, None], rankings["images"]),
+        pair_raters=pair_raters,
+        pair_prompts=pair_prompts,
+        pair_images=np.stack([flat(pair_prompts, shown(pairs, c)) for c in ("first", "second")], axis=1),
+        pair_labels=pairs.among("label", (0.0, 0.5, 1.0)),
+        rating_raters=rating_raters,
+        rating_prompts=rating_prompts,
+        rating_images=flat(rating_prompts, shown(ratings, "image")),
+        ratings=(ratings.within("rating", 1, rating_levels) - 1.0) / (rating_levels - 1),
+        ranking_raters=ranking_raters,
+        ranking_prompts=ranking_prompts,
+        rankings=flat(ranking_prompts[:, None], shown(rankings, "images")),
         session_raters=choosers[kept],
         session_prompts=kept.astype(np.int64),
         session_images=kept[:, None, None, None] * n_images + layout,
@@ -221,6 +246,15 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         session_satisfactions=satisfactions[kept],
         session_versus_previous=versus_previous[kept],
     )
+
+
+def _once(table: LabelTable, numbers: IntArray, column: str = "rater") -> IntArray:
+    """Return numbers ``(n,)`` none of which may be there twice."""
+    _, first = np.unique(numbers, return_index=True)
+    if len(first) < len(numbers):
+        row = int(np.setdiff1d(np.arange(len(numbers)), first)[0])
+        table.refuse(column, row, f"{column} {table.columns[column][row]} is here a second time")
+    return numbers
 
 
 def _verdict(said: object, folder: pathlib.Path) -> float:

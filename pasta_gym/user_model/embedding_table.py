@@ -147,7 +147,10 @@ class EmbeddingTable(Generic[T]):
 
 
 def _spill(every: FloatArray, rows: IntArray, file: pathlib.Path) -> FloatArray:
-    """Copy rows into a file of their own, all or nothing, and map it as the cache maps its own."""
+    """Copy rows into a file of their own, all or nothing, and map it as the cache maps its own.
+
+    It is mapped before it gets its name, under which another process may put its own at any moment.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -155,8 +158,8 @@ def _spill(every: FloatArray, rows: IntArray, file: pathlib.Path) -> FloatArray:
         for start in range(0, len(rows), _COPIED_AT_ONCE):
             out[start : start + _COPIED_AT_ONCE] = every[rows[start : start + _COPIED_AT_ONCE]]
         out.flush()
+        mapped: FloatArray = np.load(partial, mmap_mode="c", allow_pickle=False)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-    mapped: FloatArray = np.load(file, mmap_mode="c", allow_pickle=False)
     return mapped

@@ -84,7 +84,7 @@ class Predictions:
         preferences: ``(R, t)`` probability that the first image of a pair is preferred.
         labels: ``(R, t)`` 1, 0 or 0.5.
         choice_probabilities: ``(R, c, L)``.
-        choices: ``(R, c)``.
+        choices: ``(R, c)``, -1 where there is none.
     """
 
     preferences: FloatArray
@@ -177,9 +177,14 @@ def pair_outcomes(made: Predictions) -> tuple[FloatArray, FloatArray]:
 
 
 def choice_outcomes(made: Predictions) -> tuple[FloatArray, FloatArray]:
-    """Predicted probability of every column and whether it was chosen, for calibration: ``(n,)`` each."""
-    hits = np.arange(made.choice_probabilities.shape[-1]) == made.choices[..., None]
-    return made.choice_probabilities.reshape(-1), hits.reshape(-1).astype(np.float64)
+    """Predicted probability of every column and whether it was chosen, for calibration: ``(n,)`` each.
+
+    Turns without a choice are left out.
+    """
+    said = made.choices >= 0
+    probabilities, choices = made.choice_probabilities[said], made.choices[said]
+    hits = np.arange(probabilities.shape[-1]) == choices[:, None]
+    return probabilities.reshape(-1), hits.reshape(-1).astype(np.float64)
 
 
 def evaluate(

@@ -232,15 +232,14 @@ def all_figures(data_folder: pathlib.Path, model_folder: pathlib.Path) -> dict[s
         Nested figures, ready for JSON.
 
     Raises:
-        ValueError: If a file is missing or broken.
+        ValueError: If a file is missing or broken, or a user model's encoder was trained.
     """
+    model, one_type = UserModel.load(model_folder), UserModel.load(model_folder / ONE_TYPE)
+    for fitted in (model, one_type):
+        require_frozen_encoder(fitted.metadata, "this command")
     data, truth = load_preferences(data_folder), load_truth(data_folder)
     metadata = json.loads((data_folder / "metadata.json").read_text())
     pool = load_pool(data_folder / metadata["pool"])[0]
-    model = UserModel.load(model_folder)
-    one_type = UserModel.load(model_folder / ONE_TYPE)
-    for read in (model, one_type):
-        require_frozen_encoder(read.metadata, "this command")
     figures: dict[str, Any] = {
         "raters": rater_figures(pool, truth, metadata),
         "model": {

@@ -14,6 +14,8 @@ PAPER_TIE = 0.1
 SCRIPT_THRESHOLDS: tuple[float, ...] = tuple(i / 10 for i in range(11))
 """Thresholds that PickScore's script tries on its validation set."""
 
+_ROUNDING = 1e-6  # what a mixture of float32 probabilities may be off
+
 
 def log_sigmoid(x: FloatArray) -> FloatArray:
     """Logarithm of the logistic function, safe for large arguments."""
@@ -144,7 +146,7 @@ def reliability_curve(probabilities: FloatArray, outcomes: FloatArray, n_bins: i
     """Compare predicted and observed frequencies.
 
     Args:
-        probabilities: ``(n,)`` predicted, in [0, 1].
+        probabilities: ``(n,)`` predicted, in [0, 1] up to rounding.
         outcomes: ``(n,)`` 1 where it came true, else 0.
         n_bins: Number of bins.
 
@@ -154,8 +156,12 @@ def reliability_curve(probabilities: FloatArray, outcomes: FloatArray, n_bins: i
     Raises:
         ValueError: If a probability is not in [0, 1] or there is none.
     """
-    if not len(probabilities) or probabilities.min() < 0 or probabilities.max() > 1:
-        raise ValueError("probabilities must be one or more numbers in [0, 1]; are these scores or logits?")
+    if not len(probabilities):
+        raise ValueError("there are no probabilities to compare; predict at least one label")
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise ValueError(f"probabilities must be in [0, 1], got {low:g} to {high:g}; are these scores or logits?")
+    probabilities = probabilities.clip(0.0, 1.0)
     bins = np.minimum((probabilities * n_bins).astype(np.int64), n_bins - 1)
     counts = np.bincount(bins, minlength=n_bins)
     kept = counts > 0
@@ -170,7 +176,12 @@ def calibration_error(probabilities: FloatArray, outcomes: FloatArray, n_bins: i
         probabilities: ``(n,)`` predicted, in [0, 1].
         outcomes: ``(n,)`` 1 where it came true, else 0.
         n_bins: Number of bins.
+
+    Returns:
+        The error; NaN if there is nothing to compare.
     """
+    if not len(probabilities):
+        return float("nan")
     curve = reliability_curve(probabilities, outcomes, n_bins)
     return float((np.abs(curve.predicted - curve.observed) * curve.counts).sum() / curve.counts.sum())
 
@@ -303,6 +314,18 @@ def score_pairs(preferences: FloatArray, labels: FloatArray) -> tuple[float, flo
 
 
 def score_choices(probabilities: FloatArray, choices: IntArray) -> tuple[float, float]:
-    """Accuracy of the likeliest column and mean log-likelihood: ``(n, L)`` and ``(n,)``."""
-    chosen = np.take_along_axis(probabilities, choices[:, None], axis=1)[:, 0]
-    return float((probabilities.argmax(axis=1) == choices).mean()), float(np.log(np.maximum(chosen, 1e-12)).mean())
+    """Accuracy of the likeliest column and mean log-likelihood over the choices that there are.
+
+    Args:
+        probabilities: ``(n, L)``.
+        choices: ``(n,)``, -1 where there is none.
+
+    Returns:
+        Both; NaN if there are none.
+    """
+    said = choices >= 0
+    if not said.any():
+        return float("nan"), float("nan")
+    p, columns = probabilities[said], choices[said]
+    chosen = np.take_along_axis(p, columns[:, None], axis=1)[:, 0]
+    return float((p.argmax(axis=1) == columns).mean()), float(np.log(np.maximum(chosen, 1e-12)).mean())

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from pasta_gym.user_model.checkpoint import Checkpoints, phase_key
-from pasta_gym.user_model.choice import ChoiceConfig
+from pasta_gym.user_model.choice import ChoiceConfig, fit_choice_model
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig, root_mean_square
 from pasta_gym.user_model.encoder_identity import module_hash
 from pasta_gym.user_model.features import EncodedFeatures, FrozenFeatures, shown_to
-from pasta_gym.user_model.fit import fit_choice_models, fit_user_model
+from pasta_gym.user_model.fit import fit_choice_models, fit_user_model, session_scores, train_sessions
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.sequential import SequentialConfig, fit_sessions
 from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
@@ -41,7 +41,8 @@ class PhasesConfig:
         choice: The fit of the choice numbers between the phases, and after them for the other aggregators.
         sequential: Phase 2, mini-batch EM on sessions.
         aggregator: How the scores of a column's images become its utility.
-        phase1: Whether there is a phase 1. Without it phase 2 starts from untrained heads.
+        phase1: Whether there is a phase 1. Without it phase 2 starts from untrained heads, and from choice numbers that
+            are fitted to them.
         phase2: Whether there is a phase 2. Without it only the choice numbers are fitted on sessions.
         train_encoder: Whether phase 2 trains the encoder as well.
     """
@@ -99,6 +100,34 @@ def untrained(data: PreferenceData, config: PhasesConfig) -> UserModel:
     )
     numbers = ChoiceNumbers(config.choice.temperature, config.choice.sharpness)
     return UserModel(scores, np.full(k, 1.0 / k), {config.aggregator: numbers}, config.aggregator)
+
+
+def with_fitted_choices(start: UserModel, data: PreferenceData, config: PhasesConfig) -> UserModel:
+    """Fit the choice numbers of the aggregator in use on the train split's sessions, scores and prior at rest.
+
+    Untrained scores may say next to nothing about choices, and their best temperature is near zero then, where phase 2
+    has hardly a gradient left: the numbers stay as they are unless the temperature grows.
+
+    Args:
+        start: An untrained user model. It is not changed.
+        data: All labels; only the train split is used.
+        config: How to fit.
+
+    Returns:
+        The user model with these numbers.
+
+    Raises:
+        ValueError: If the train split has no sessions.
+    """
+    scores, choices, _ = session_scores(start.score_model, data, train_sessions(data))
+    if not len(choices):
+        return start
+    posterior = torch.from_numpy(start.prior).float().expand(len(choices), -1)
+    found = fit_choice_model(scores, choices, posterior, start.aggregator, config.choice)
+    if not found.temperature > start.temperature:  # nor if it is not a number
+        return start
+    numbers = ChoiceNumbers(found.temperature, found.sharpness, found.slopes)
+    return UserModel(start.score_model, start.prior, {start.aggregator: numbers}, start.aggregator, start.metadata)
 
 
 def fit_phase1(
@@ -228,8 +257,8 @@ def fit_in_phases(
         folder: Where phase 1's user model and checkpoints of the running phase are kept, so that a fit that was killed
             goes on. None keeps nothing.
         encoder: What phase 2 trains in place, if the configuration says so.
-        key: What the kept user model was fitted from beside the data; one with another key, or of other data, is
-            fitted again.
+        key: What stands behind the data, such as the encoder; what was kept of another key, of other labels or of
+            another configuration is fitted again.
         save: Called with the user model before the checkpoints that led to it are removed.
         checkpoint_every: Steps between two checkpoints.
         progress: Whether to show progress bars.
@@ -265,20 +294,22 @@ def fit_in_phases(
         numbers = ChoiceNumbers(start.temperature, start.sharpness, start.slopes)
         begun = (module_hash(start.score_model), start.prior.tolist(), start.aggregator, dataclasses.asdict(numbers))
         own = None if encoder is None else module_hash(encoder.clip)
-        kept = checkpoints(2, dataclasses.asdict(config.sequential), *begun, own)
+        kept = checkpoints(2, dataclasses.asdict(config.sequential), dataclasses.asdict(config.choice), *begun, own)
+        if not config.phase1:  # after the key, which another machine's rounding must not change
+            start = with_fitted_choices(start, data, config)
         fitted = fit_phase2(start, data, config, encoder=encoder, checkpoints=kept, progress=progress, device=device)
         return finished(fitted, kept)
 
     if not config.phase1:
         return second(untrained(data, config))
     place = folder / f"phase1-{config.em.n_types}-types" if folder is not None else None
-    of_these_data = phase_key(data, key)
-    first = _read_back(place, of_these_data)
+    own_key = phase_key(data, key, dataclasses.asdict(config.em), dataclasses.asdict(config.choice), config.aggregator)
+    first = _read_back(place, own_key)
     if first is None:
         kept = checkpoints(1, dataclasses.asdict(config.em))
         first = fit_phase1(data, config, checkpoints=kept, progress=progress, device=device)
         if place is not None:
-            first.metadata["key"] = of_these_data
+            first.metadata["key"] = own_key
             first.save(place)
         if kept is not None:
             kept.remove()

@@ -50,8 +50,8 @@ class SequentialConfig:
         batch_sessions: Sessions in a batch, reached with whole raters.
         batch_labels: Single-turn labels in a batch from raters who have no session; 0 leaves those raters out.
         learning_rate: Peak of the cosine schedule with warm restarts.
-        choice_learning_rate: The same for the few numbers of choices and comparisons (tau, slopes, sharpness, tau_s);
-            None is ``learning_rate``, which moves them nowhere where it is small enough for an encoder.
+        choice_learning_rate: The same for tau, its slopes, the sharpness and tau_s, which have further to go than
+            weights; None is ``learning_rate``.
         restart_period: Steps of one cosine; 0 means all steps in one.
         weight_decay: AdamW's, on the weights; the choice model's few numbers have none.
         clip: Largest gradient norm.
@@ -91,9 +91,13 @@ class SequentialConfig:
         for name in ("batch_labels", "in_turn_weight", "cross_turn_weight", "pair_weight", "rating_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}; 0 leaves it out")
-        for name in ("learning_rate", "choice_learning_rate", "clip", "rating_deviation"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+        for name in ("learning_rate", "clip", "rating_deviation"):
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.choice_learning_rate is not None and not self.choice_learning_rate > 0:
+            raise ValueError(
+                f"choice_learning_rate must be positive, got {self.choice_learning_rate}; null is learning_rate"
+            )
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
 
@@ -275,8 +279,8 @@ class SequentialEM:
             {"params": [p for p in model.parameters() if id(p) not in few]},
             {
                 "params": [p for p in model.choice_parameters() if p.requires_grad],
-                "weight_decay": 0.0,
                 "lr": config.choice_learning_rate or config.learning_rate,
+                "weight_decay": 0.0,
             },
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)

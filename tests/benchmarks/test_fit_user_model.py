@@ -181,6 +181,9 @@ def test_the_papers_tables_are_a_configuration():
     assert (em.learning_rate, em.batch_labels, em.rating_weight) == (3e-4, 2048, 1.0)
     assert (sequential.learning_rate, sequential.batch_sessions, sequential.clip) == (3e-7, 8, 0.5)
     assert (sequential.in_turn_weight, sequential.cross_turn_weight) == (0.01, 1.0)
+    # The cosine's mean is half its peak: log tau can move by more than 7, a weight by less than 0.01.
+    assert 7 < sequential.choice_learning_rate * sequential.steps / 2 < 8
+    assert sequential.learning_rate * sequential.steps / 2 < 0.01
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pasta_gym.mini import grammar
 from pasta_gym.types import Images
 from tests.user_model.test_types import DIM, make_model
 
+TRAINED = {"frozen_sha256": "a" * 64, "sha256": "c" * 64}
+
 
 def test_prompts_to_paint_are_of_the_test_split_with_every_attribute():
     subjects, full = type_gallery.prompts_to_paint(40, np.random.default_rng(0))
@@ -42,15 +44,24 @@ def test_the_gallery_is_drawn(monkeypatch, tmp_path, capsys):
                 "Paints",
                 (),
                 {
+                    "encoder_sha256": "a" * 64,
                     "generate": lambda s, p, k: Images(
                         rng.standard_normal((*k.shape, DIM)).astype(np.float32),
                         None if name == "surrogate" else rng.integers(256, size=(*k.shape, 8, 8, 3), dtype=np.uint8),
-                    )
+                    ),
                 },
             )()
 
     monkeypatch.setattr(type_gallery, "make_world", lambda name: World())
     monkeypatch.setattr(type_gallery, "load_user_model", lambda given: model)
+    model.metadata["encoder"] = TRAINED
+    with pytest.raises(ValueError, match="this gallery reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"):
+        type_gallery.main(["--n", "30", "--out", str(tmp_path / "types.png")])
+    model.metadata["encoder"] = {"frozen_sha256": "b" * 64, "sha256": "b" * 64}
+    with pytest.raises(ValueError, match="embeddings of encoder bbbbbbbbbbbbbbbb, but images='painter' gives those of"):
+        type_gallery.main(["--n", "30", "--images", "painter", "--out", str(tmp_path / "types.png")])
+    assert not (tmp_path / "types.png").exists()
+    model.metadata["encoder"] = {"frozen_sha256": "a" * 64, "sha256": "a" * 64}
     type_gallery.main(["--n", "30", "--out", str(tmp_path / "types.png")])
     assert (tmp_path / "types.png").read_bytes().startswith(b"\x89PNG")
     assert "5 best of 30 pictures for each of 3 types" in capsys.readouterr().out
@@ -67,6 +78,30 @@ def test_the_same_type_is_found_in_another_fit():
     assert null == pytest.approx(0, abs=1e-9)
     others, _ = identifiability.same_type_divergences(model, make_model(3, seed=5), *slates)
     assert others.min() > 1e-3
+
+
+@pytest.mark.parametrize("trained", ["first", "second"])
+def test_types_that_see_pictures_by_themselves_are_not_told_apart_by_embeddings(trained, monkeypatch, tmp_path):
+    def load(folder):
+        model = make_model(3)
+        model.metadata["encoder"] = TRAINED if folder.name == trained else {}
+        return model
+
+    monkeypatch.setattr(identifiability.UserModel, "load", load)
+    monkeypatch.setattr(identifiability, "load", lambda folder: None)
+    monkeypatch.setattr(identifiability, "identifiability", lambda *a: pytest.fail("computed for nothing"))
+    with pytest.raises(ValueError, match="this analysis reads embeddings of the frozen encoder"):
+        identifiability.main(["--data", "data", "--model", "first", "--second", "second"])
+
+
+def test_figures_of_types_that_see_pictures_by_themselves_are_refused(monkeypatch, tmp_path):
+    from pasta_gym.user_model import figures
+
+    model = make_model(3)
+    model.metadata["encoder"] = TRAINED
+    monkeypatch.setattr(figures.UserModel, "load", lambda folder: model)
+    with pytest.raises(ValueError, match="this command reads embeddings of the frozen encoder"):
+        figures.all_figures(tmp_path, tmp_path)
 
 
 def test_matrices_as_tables():

@@ -75,7 +75,7 @@ def test_a_byte_order_mark_is_dropped_and_other_encodings_refused(tmp_path):
 
 
 def test_a_broken_entry_is_found_without_reading_on_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("pasta_gym.datasets.json_rows._LARGEST_ENTRY", 1000)
+    monkeypatch.setattr("pasta_gym.datasets.json_rows.LARGEST_ENTRY", 1000)
     path = tmp_path / "a.json"
     path.write_text('[{"a": oops}' + ", {}" * 100_000 + "]")
     with pytest.raises(DatasetError, match="row 0: broken, or larger than"):

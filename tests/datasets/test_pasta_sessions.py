@@ -42,6 +42,7 @@ def without(rows, *names):
         ("lists", "base64", "jsonl"),
         ("turns", "path", "csv"),
         ("lists", "path", "csv"),
+        ("turns", "base64", "csv"),
     ],
 )
 def test_every_layout_storage_format_and_container_gives_the_same_sessions(tmp_path, layout, storage, kind, archive):

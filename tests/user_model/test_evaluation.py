@@ -93,6 +93,16 @@ def test_predictions_by_hand():
     assert probabilities.sum() == pytest.approx(3)
 
 
+def test_turns_without_a_choice_are_not_scored():
+    data = small_data([[2, 1], [3, 1]], [1.0, 1.0], [0, 0], sessions=[[[0, 1], [0, 1], [0, 1]]], choices=[[1, -1, 1]])
+    tasks = HeldOut(np.array([0]), np.array([[0]]), np.array([[1]]), np.array([[0]]))
+    made = evaluation.predict(TwoTastes(), data, tasks, (1,))[1]
+    assert evaluation.rater_figures(made)["choice_accuracy"] == pytest.approx([1.0])
+    probabilities, hits = evaluation.choice_outcomes(made)
+    assert hits.tolist() == [0, 1, 0, 1]
+    assert probabilities.tolist() == made.choice_probabilities[0, [0, 2]].reshape(-1).tolist()
+
+
 def test_half_of_the_labels_decide_whose_taste_it_is():
     # Rater 0 always wants the larger, rater 1 the smaller; without the posterior nobody could be predicted.
     pairs = [[9, 1], [2, 8], [7, 0], [1, 6]] * 2

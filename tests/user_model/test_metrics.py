@@ -130,6 +130,25 @@ def test_spearman_is_scipys(first, second):
         assert ours == 0.0
 
 
+def test_a_choice_that_was_not_made_is_not_scored():
+    p = np.array([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]])
+    accuracy, likelihood = metrics.score_choices(p, np.array([1, -1, 1]))
+    assert accuracy == 0.5
+    assert likelihood == pytest.approx(np.log([0.8, 0.1]).mean())
+    assert np.isnan(metrics.score_choices(p, np.array([-1, -1, -1]))).all()
+    assert np.isnan(metrics.calibration_error(np.zeros(0), np.zeros(0)))
+
+
+def test_rounding_of_mixtures_is_no_error():
+    off = np.array([1.0000000000000002, -1e-8, 1 + 5e-7])
+    curve = metrics.reliability_curve(off, np.array([1.0, 0.0, 1.0]))
+    assert curve.predicted.tolist() == [0.0, 1.0]
+    assert curve.counts.tolist() == [1, 2]
+    for bad in (1.001, -0.001, np.nan):
+        with pytest.raises(ValueError, match=r"must be in \[0, 1\], got .*; are these scores or logits"):
+            metrics.reliability_curve(np.array([0.5, bad]), np.array([1.0, 0.0]))
+
+
 def test_scores_by_hand():
     accuracy, likelihood = metrics.score_pairs(np.array([0.8, 0.3, 0.6]), np.array([1.0, 1.0, 0.5]))
     assert accuracy == 0.5

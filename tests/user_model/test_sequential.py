@@ -315,11 +315,13 @@ def test_a_constant_temperature_stays_one():
     assert numbers.temperature != 4.0
 
 
-def plant(seed=0, n_raters=150, sessions=6):
+PLANTED = ChoiceNumbers(3.0, 20.0, Slopes(-2.0, 0.5, 2.0))
+
+
+def plant(seed=0, n_raters=150, sessions=6, numbers=PLANTED):
     """Sessions by two types of unequal shares with a known score model and a temperature of the slate."""
     rng = np.random.default_rng(seed)
     truth = make_scores(seed=5, k=2, d=4, noise=3.0)
-    numbers = ChoiceNumbers(3.0, 20.0, Slopes(-2.0, 0.5, 2.0))
     types = rng.permutation(np.repeat([0, 1], [round(0.7 * n_raters), n_raters - round(0.7 * n_raters)]))
     owner = np.repeat(np.arange(n_raters), sessions)
     s, h, n_columns = len(owner), 5, 4
@@ -348,7 +350,8 @@ def plant(seed=0, n_raters=150, sessions=6):
     model = SessionModel(truth, numbers, "softmax", FrozenFeatures.of(data), rating_deviation=0.2, slate_dependent=True)
     with torch.no_grad():
         u = model.utilities(sessions_of(data, np.arange(n_raters)))[torch.arange(s), :, torch.from_numpy(types[owner])]
-        tau = 3.0 * torch.exp(u.sort(-1).values @ torch.tensor([-2.0, 0.5, 0.5, 2.0]))
+        bottom, inner, top = numbers.slopes
+        tau = numbers.temperature * torch.exp(u.sort(-1).values @ torch.tensor([bottom, inner, inner, top]))
         choices = (tau[..., None] * u + torch.from_numpy(rng.gumbel(size=u.shape)).float()).argmax(dim=-1)
         scale = float(truth.log_comparison_temperature.exp())
         liked = (u + 0.0).numpy()
@@ -395,9 +398,42 @@ def test_planted_types_shares_and_temperature_are_found_again():
     assert np.corrcoef(taus(numbers).log(), taus(planted).log())[0, 1] > 0.8
 
 
+def fit_choices_at_the_papers_rate(data, truth, n_raters, **options):
+    """Log tau may go as far as in the paper's 50,000 steps at 3e-4, in fewer of them; ``None`` is how it was."""
+    config = SequentialConfig(steps=150, batch_sessions=200, learning_rate=3e-7, target_every=4, **options)
+    prior = torch.tensor([0.7, 0.3])
+    numbers = ChoiceNumbers(5.0, 20.0)
+    return fit_sessions(truth, prior, numbers, "softmax", data, np.arange(n_raters), config).model
+
+
+@pytest.mark.parametrize("tau", [1.5, 30.0])
+def test_a_planted_temperature_is_found_at_the_papers_learning_rate_of_the_encoder(tau):
+    data, types, truth, _ = plant(numbers=ChoiceNumbers(tau, 20.0))
+    fast = {"slate_dependent": False, "choice_learning_rate": 0.1}
+    found = fit_choices_at_the_papers_rate(data, truth, len(types), **fast)
+    assert found.choice_numbers().temperature == pytest.approx(tau, rel=0.15)
+    weights = zip(found.scores.image_heads.parameters(), truth.image_heads.parameters(), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in weights) < 1e-4
+    # With one learning rate for all of them it stays where it began.
+    stays = fit_choices_at_the_papers_rate(data, truth, len(types), slate_dependent=False)
+    assert stays.choice_numbers().temperature == pytest.approx(5.0, rel=1e-3)
+
+
+def test_without_a_learning_rate_of_their_own_choice_numbers_have_that_of_the_weights():
+    data = make_data()
+    models = []
+    for options in ({}, {"choice_learning_rate": 3e-3}, {"choice_learning_rate": 1e-2}):
+        config = SequentialConfig(steps=5, learning_rate=3e-3, **options)
+        fitted = fit_sessions(make_scores(), torch.full((K,), 1 / K), NUMBERS, "softmax", data, np.arange(4), config)
+        models.append(fitted.model.state_dict())
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert not torch.equal(models[0]["log_temperature"], models[2]["log_temperature"])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"choice_learning_rate": 0.0}, "choice_learning_rate must be positive, got 0.0; null is learning_rate"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"in_turn_weight": -1.0}, "in_turn_weight must be 0 or more, got -1.0"),
         ({"clip": 0.0}, "clip must be positive, got 0.0"),
