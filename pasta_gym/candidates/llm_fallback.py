@@ -128,8 +128,12 @@ def _by_rule(conversation: ConversationText, key: int, row: int, is_last: bool) 
 
 def _with_modifier(prompt: str, modifier: str, budget: int) -> str:
     """Put a modifier after a prompt, of which as many words go as the budget does not hold."""
-    begin = cut_words(prompt, budget - count_words(modifier)).rstrip(" ,.;:")
-    return f"{begin}, {modifier}" if begin else modifier
+    for room in range(budget - count_words(modifier), 0, -1):
+        begin = cut_words(prompt, room).rstrip(" ,.;:")
+        whole = f"{begin}, {modifier}" if begin else modifier
+        if count_words(whole) <= budget:  # the comma can make two words of a very long one
+            return whole
+    return modifier
 
 
 def _shuffled(words: tuple[str, ...] | list[str], key: int, row: int) -> list[str]:
