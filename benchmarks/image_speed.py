@@ -2,6 +2,7 @@
 
 python -m benchmarks.image_speed                          SDXL's full size with random weights, nothing to download
 python -m benchmarks.image_speed --model sdxl-turbo       a preset whose files are here
+python -m benchmarks.image_speed --compile                ours compiled, with filled batches; plain diffusers as it is
 python -m benchmarks.image_speed --model mini --repeats 3
 
 Weights do not change the time, so random ones of the right shapes will do. One line of JSON on standard output.
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pasta_gym.images import PRESETS, DiffusionImages
-from pasta_gym.images.pipelines import load_pipeline
+from pasta_gym.images.pipelines import channels_last, compile_denoiser, load_pipeline
 from pasta_gym.seeding import mix, seeds_for_torch
 from pasta_gym.torchvision_ops import ensure_importable
 from pasta_gym.types import FloatArray, ImageArray, IntArray, UInt64Array
@@ -41,6 +42,7 @@ class Speed:
         dtype: Precision.
         size: Height and width of a picture in pixels.
         steps: Denoising steps.
+        compiled: Whether our way had a compiled denoiser; the plain one never has.
         batch_size: Pictures painted at once, after any halving.
         pictures: Painted in each repeat.
         seconds_per_picture: Fastest repeat.
@@ -55,6 +57,7 @@ class Speed:
     dtype: str
     size: int
     steps: int
+    compiled: bool
     batch_size: int
     pictures: int
     seconds_per_picture: float
@@ -138,7 +141,39 @@ def random_sdxl(dtype: str, device: str) -> Any:
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
+    channels_last(pipeline)  # as load_pipeline does
     return pipeline.to(device, getattr(torch, dtype))
+
+
+def paint_plainly(painter: DiffusionImages, prompts: IntArray, keys: UInt64Array) -> list[ImageArray]:
+    """Paint the same pictures with the painter's pipeline alone, as its page shows it: one call a prompt.
+
+    Args:
+        painter: Whose pipeline, size, steps, guidance and longest prompt count.
+        prompts: ``(N,)`` prompt ids.
+        keys: ``(N, M)`` random keys.
+
+    Returns:
+        Pixels ``(M, height, width, 3)`` in 0..1 for each prompt.
+    """
+    import torch
+
+    length = painter.max_sequence_length
+    pictures = []
+    for text, row in zip(painter.prompt_book.texts(prompts), keys, strict=True):
+        output = painter.pipeline(
+            text,
+            height=painter.height,
+            width=painter.width,
+            num_inference_steps=painter.steps,
+            guidance_scale=painter.guidance,
+            num_images_per_prompt=len(row),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds_for_torch(row)],
+            output_type="np",
+            **({} if length is None else {"max_sequence_length": length}),
+        )
+        pictures.append(np.asarray(output.images))
+    return pictures
 
 
 def measure(
@@ -152,8 +187,9 @@ def measure(
     n_prompts: int,
     repeats: int,
     max_sequence_length: int | None = None,
+    compiled: bool = False,
 ) -> Speed:
-    """Time both ways on the same prompts and seeds."""
+    """Time both ways on the same prompts and seeds, the plain one first: what is compiled then stays so."""
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -167,23 +203,14 @@ def measure(
         guidance=guidance,
         batch_size=batch_size,
         max_sequence_length=max_sequence_length,
+        fill_batches=compiled,
     )
     prompts = np.arange(n_prompts)
     keys = mix(prompts[:, None], np.arange(IMAGES_PER_PROMPT))
 
-    def plain() -> None:
-        for text, row in zip(painter.prompt_book.texts(prompts), keys, strict=True):
-            pipeline(
-                text,
-                height=size,
-                width=size,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                num_images_per_prompt=IMAGES_PER_PROMPT,
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds_for_torch(row)],
-                output_type="np",
-            )
-
+    plain = _fastest(lambda: paint_plainly(painter, prompts, keys), repeats) / keys.size
+    if compiled:
+        compile_denoiser(pipeline)
     if has_gpu:
         torch.cuda.reset_peak_memory_stats()
     seconds = _fastest(lambda: painter.generate(prompts, keys), repeats) / keys.size
@@ -194,10 +221,11 @@ def measure(
         dtype=painter.settings["dtype"],
         size=size,
         steps=steps,
+        compiled=compiled,
         batch_size=painter.batch_size,
         pictures=keys.size,
         seconds_per_picture=round(seconds, 4),
-        seconds_per_picture_plain=round(_fastest(plain, repeats) / keys.size, 4),
+        seconds_per_picture_plain=round(plain, 4),
         seconds_per_turn=round(seconds * SLATE_SIZE * IMAGES_PER_PROMPT, 3),
         hours_per_1000_trajectories=round(seconds * PICTURES_PER_TRAJECTORY * 1000 / 3600, 2),
         peak_gigabytes=round(peak, 2),
@@ -230,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", default="float16", help="of random weights")
+    parser.add_argument("--compile", action="store_true", help="compile the denoiser for our way: minutes at first")
     given = parser.parse_args(arguments)
     shape: dict[str, Any] = {"size": 1024, "steps": 30, "guidance": 5.0}
     if given.model == MINI:
@@ -249,7 +278,13 @@ def main(arguments: list[str] | None = None) -> None:
         shape = {"size": config.height, "steps": config.steps, "guidance": config.guidance}
         shape["max_sequence_length"] = config.max_sequence_length
     speed = measure(
-        given.model, pipeline, batch_size=given.batch_size, n_prompts=given.prompts, repeats=given.repeats, **shape
+        given.model,
+        pipeline,
+        batch_size=given.batch_size,
+        n_prompts=given.prompts,
+        repeats=given.repeats,
+        compiled=given.compile,
+        **shape,
     )
     sys.stdout.write(json.dumps(asdict(speed)) + "\n")
 

@@ -130,10 +130,9 @@ def _with_modifier(prompt: str, modifier: str, budget: int) -> str:
     """Put a modifier after a prompt, of which as many words go as the budget does not hold."""
     for room in range(budget - count_words(modifier), 0, -1):
         begin = cut_words(prompt, room).rstrip(" ,.;:")
-        joined = f"{begin}, {modifier}"
-        # The comma can make a long word count for one more.
-        if begin and count_words(joined) <= budget:
-            return joined
+        whole = f"{begin}, {modifier}" if begin else modifier
+        if count_words(whole) <= budget:  # the comma can make two words of a very long one
+            return whole
     return modifier
 
 

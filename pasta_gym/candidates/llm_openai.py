@@ -111,8 +111,9 @@ class OpenAIChat:
     Args:
         model: The model's name on the server.
         base_url: Such as ``http://localhost:8000/v1``; None for ``OPENAI_BASE_URL`` or OpenAI's own server.
-        api_key: None for ``OPENAI_API_KEY``; where that is not set either, servers that are not OpenAI's get the word
-            "none", as local ones take any.
+        api_key: None for ``OPENAI_API_KEY``, which is sent to OpenAI's own servers and to the address in
+            ``OPENAI_BASE_URL`` alone. Others, and the latter where there is no such key, get the word "none", as local
+            ones take any.
         config: Concurrency, timeouts, retries, rate.
 
     Raises:
@@ -151,15 +152,19 @@ class OpenAIChat:
     @property
     def identity(self) -> Mapping[str, Any]:
         """The model, the server's address without user names or keys in it, and extra fields."""
-        url = urllib.parse.urlsplit(str(self._client.base_url))
-        server = f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}"
         return {
             "backend": "openai",
             "model": self.model,
-            "server": server,
+            "server": self._server,
             "sends_seed": self.config.send_seed,
             "extra_body": dict(self.config.extra_body),
         }
+
+    @property
+    def _server(self) -> str:
+        """The address, to be shown."""
+        url = urllib.parse.urlsplit(str(self._client.base_url))
+        return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}"
 
     def close(self) -> None:
         """Close the connections to the server; the object is of no use afterwards."""
@@ -235,14 +240,15 @@ class OpenAIChat:
                 raise _PassingError(told, retry_after_seconds(error.response.headers)) from error
             if error.status_code in _OF_THE_REQUEST:
                 raise _RefusedError(told) from error
-            raise ChatModelError(f"{told}; check the model {self.model!r}, the key and base_url") from error
+            raise ChatModelError(
+                f"{told}; check the model {self.model!r}, base_url and the key (OPENAI_API_KEY is sent to OpenAI's own "
+                "servers and the address in OPENAI_BASE_URL alone; for others pass api_key, in a world api_key_env)"
+            ) from error
         except openai.APITimeoutError as error:
             raise _PassingError(f"no answer within {self.config.timeout} s") from error
         except openai.APIConnectionError as error:
             if type(error.__cause__).__name__ == "ConnectError":  # by name: the library differs between its versions
-                raise _UnreachableError(
-                    f"no connection to {self._client.base_url}: {_short(error.__cause__)}"
-                ) from error
+                raise _UnreachableError(f"no connection to {self._server}: {_short(error.__cause__)}") from error
             raise _PassingError(f"the connection broke off ({_short(error.__cause__)})") from error
         except (
             _PassingError,
@@ -332,17 +338,16 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _key(api_key: str | None, base_url: str | None) -> str | None:
-    """Find the key for a server; None if it is OpenAI's and there is none.
-
-    The shell's ``OPENAI_API_KEY`` goes to OpenAI, and to the server that the shell's ``OPENAI_BASE_URL`` names. Another
-    server is not told it.
-    """
-    of_shell = os.environ.get("OPENAI_BASE_URL")
-    server = base_url or of_shell or _OPENAI
+    """Find the key for a server; None if it is OpenAI's and there is none."""
+    of_the_shell = os.environ.get("OPENAI_BASE_URL")
+    server = base_url or of_the_shell or _OPENAI
     host = urllib.parse.urlsplit(server).hostname or ""
     is_openais = host == "openai.com" or host.endswith(".openai.com")
-    is_meant = is_openais or (of_shell is not None and server.rstrip("/") == of_shell.rstrip("/"))
-    return api_key or (os.environ.get("OPENAI_API_KEY") if is_meant else None) or (None if is_openais else "none")
+    if api_key:
+        return api_key
+    is_meant = is_openais or (of_the_shell is not None and server.rstrip("/") == of_the_shell.rstrip("/"))
+    found = os.environ.get("OPENAI_API_KEY") if is_meant else None
+    return found or (None if is_openais else "none")
 
 
 def _request_body(request: ChatRequest, sampling: Sampling, model: str, config: OpenAIConfig) -> dict[str, Any]:

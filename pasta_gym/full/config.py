@@ -50,17 +50,19 @@ class ChatConfig:
         backend: ``transformers`` runs it in this process, ``openai`` asks a server that speaks OpenAI's protocol.
             ``rules`` needs no model: word lists, to try everything else out.
         model: A folder or a name on the hub; the server's name of it.
-        base_url: Of the server; None for ``OPENAI_BASE_URL``. It is written into results, so it may hold no password.
-        api_key_env: Environment variable with the server's key; None for ``OPENAI_API_KEY`` where the server is
-            OpenAI's or that of ``OPENAI_BASE_URL``, and for no key elsewhere.
-        server: How the server is asked.
+        base_url: Of the server; None for ``OPENAI_BASE_URL``. It is written to the files of runs and datasets, so it
+            holds no key.
+        api_key_env: Name of the environment variable that holds the server's key. With None, ``OPENAI_API_KEY`` is
+            sent to OpenAI's own servers and to the address in ``OPENAI_BASE_URL``, and no key to any other.
+        server: How the server is asked. It is logged as well, with all of ``extra_body``.
         revision: Commit of the hub's repository.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         allow_download: Whether missing files may be fetched.
 
     Raises:
-        ValueError: If the back end is unknown, it needs a model and none is named, or the address holds credentials.
+        ValueError: If the back end is unknown, it needs a model and none is named, ``base_url`` is no address or holds
+            a user name, a password or a query, or ``api_key_env`` cannot name a variable.
     """
 
     backend: str = "openai"
@@ -78,13 +80,27 @@ class ChatConfig:
             raise ValueError(f"backend must be one of {BACKENDS}, got {self.backend!r}")
         if self.backend != "rules" and not self.model:
             raise ValueError(f"backend {self.backend!r} needs the name of a model, got ''; 'rules' needs none")
-        address = urllib.parse.urlsplit(self.base_url or "")
-        if "@" in address.netloc or address.query:
+        if self.base_url is not None:
+            _check_address(self.base_url)
+        if self.api_key_env is not None and not self.api_key_env.isidentifier():
             raise ValueError(
-                f"base_url of {address.hostname} must hold no user name, password or query, because it is written into "
-                "results; put the key into an environment variable and name it in api_key_env (OPENAI_API_KEY for "
-                "OpenAI's own server)"
+                f"api_key_env must be the name of an environment variable, such as OPENAI_API_KEY, and not the key "
+                f"itself, got {len(self.api_key_env)} characters that are no name"
             )
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address with a secret in it, without showing the secret."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = address.rpartition("@")[2].partition("?")[0]
+        raise ValueError(f"base_url must be an address such as http://localhost:8000/v1, got {shown!r}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            f"base_url must hold no user name, password, query or fragment, as it is written to the files of runs and "
+            f"datasets, got one for the server {parts.hostname}; put the key into the environment variable "
+            "OPENAI_API_KEY with the plain address in OPENAI_BASE_URL, or into one that api_key_env names"
+        )
 
 
 @dataclass(frozen=True)

@@ -207,9 +207,14 @@ def _without_model(config: LLMCandidatesConfig) -> LLMCandidatesConfig:
 def _openai(config: ChatConfig) -> ChatModel:
     from pasta_gym.candidates.llm_openai import OpenAIChat
 
-    key = None if config.api_key_env is None else os.environ.get(config.api_key_env)
-    if config.api_key_env is not None and not key:
-        raise ValueError(f"api_key_env names {config.api_key_env}, which is not set; export the server's key in it")
+    key = None
+    if config.api_key_env is not None:
+        key = os.environ.get(config.api_key_env)
+        if not key:
+            raise ValueError(
+                f"api_key_env names the variable {config.api_key_env}, which is empty or not set; export the server's "
+                "key in it, or leave api_key_env out for a server that takes any"
+            )
     return OpenAIChat(config.model, base_url=config.base_url, api_key=key, config=config.server)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from pasta_gym.images.batches import work_in_batches
 from pasta_gym.images.conditions import Encoded, PromptConditions, joined
 from pasta_gym.images.model_config import DiffusionModelConfig
+from pasta_gym.images.recovery import Recovery
 from pasta_gym.seeding import seeds_for_torch
 from pasta_gym.types import ImageArray, ImageEmbedder, Images, IntArray, PromptBook, UInt64Array
 
@@ -75,6 +76,7 @@ class DiffusionImages:
         self.max_sequence_length = max_sequence_length
         self.fill_batches = fill_batches
         self._conditions = PromptConditions(pipeline, guidance, max_sequence_length)
+        self._recovery = Recovery(pipeline)
 
     @classmethod
     def load(
@@ -155,7 +157,8 @@ class DiffusionImages:
         parts: list[Encoded] = []
 
         def encode(chunk: slice) -> None:
-            parts.append(self._conditions.encode(texts[chunk]))
+            with self._recovery.watching():
+                parts.append(self._conditions.encode(texts[chunk]))
 
         work_in_batches(len(texts), self.batch_size, encode)
         return joined(parts)
@@ -175,8 +178,7 @@ class DiffusionImages:
             rows, seeds = rows[copies], [seeds[i] for i in copies]
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         before = _global_states()
-        precision = _precisions(self.pipeline)
-        try:
+        with self._recovery.watching():
             output = self.pipeline(
                 **self._conditions.select(rows, texts, encoded),
                 height=self.height,
@@ -186,11 +188,6 @@ class DiffusionImages:
                 generator=generators,
                 output_type="np",
             )
-        except torch.OutOfMemoryError:
-            # diffusers decodes some autoencoders in float32 and casts them back only where that succeeds.
-            for part, dtype in precision.items():
-                getattr(self.pipeline, part).to(dtype)
-            raise
         if any(not torch.equal(old, new) for old, new in zip(before, _global_states(), strict=True)):
             raise RuntimeError(
                 f"{type(getattr(self.pipeline, 'scheduler', None)).__name__} draws from torch's global generator, so a "
@@ -204,12 +201,6 @@ class DiffusionImages:
             )
         whole: ImageArray = np.rint(np.clip(painted, 0, 1) * 255).astype(np.uint8)
         return whole
-
-
-def _precisions(pipeline: Any) -> dict[str, torch.dtype]:
-    """The precision of the parts that a pipeline may change while it paints."""
-    found = {name: getattr(getattr(pipeline, name, None), "dtype", None) for name in ("vae",)}
-    return {name: dtype for name, dtype in found.items() if dtype is not None}
 
 
 def _global_states() -> list[torch.Tensor]:

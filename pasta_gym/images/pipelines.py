@@ -131,6 +131,18 @@ def channels_last(pipeline: Any) -> None:
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def compile_denoiser(pipeline: Any) -> None:
+    """Compile the part of a pipeline that does nearly all of the work, at its next call.
+
+    Raises:
+        ValueError: If there is no such part.
+    """
+    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    if denoiser is None:
+        raise ValueError(f"{type(pipeline).__name__} has no denoiser to compile; use compile=False")
+    denoiser.compile()
+
+
 def model_identity(config: DiffusionModelConfig) -> dict[str, Any]:
     """Say which model a configuration paints with, as plain data.
 
@@ -265,10 +277,7 @@ def _place(pipeline: Any, config: DiffusionModelConfig, device: str) -> None:
     if config.vae_slicing and hasattr(getattr(pipeline, "vae", None), "enable_slicing"):
         pipeline.vae.enable_slicing()
     if config.compile:
-        denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-        if denoiser is None:
-            raise ValueError(f"{type(pipeline).__name__} has no denoiser to compile; use compile=False")
-        denoiser.compile()
+        compile_denoiser(pipeline)
     if config.offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     elif config.offload == "sequential":

@@ -280,9 +280,10 @@ def test_a_missing_key_says_what_to_do(monkeypatch):
 @pytest.mark.parametrize(
     ("environment", "given", "sent"),
     [({}, None, ["none", "none"]), ({"OPENAI_API_KEY": "of the shell"}, None, ["none", "of the shell"]),
-     ({"OPENAI_API_KEY": "of the shell"}, "given", ["given"] * 2), ({"OPENAI_API_KEY": ""}, None, ["none"] * 2)],
+     ({"OPENAI_API_KEY": "of the shell"}, "given", ["given", "given"]),
+     ({"OPENAI_API_KEY": ""}, None, ["none", "none"])],
 )  # fmt: skip
-def test_a_server_of_ones_own_needs_no_key_and_is_not_told_openais(monkeypatch, environment, given, sent):
+def test_the_shells_key_goes_to_the_shells_server_and_no_other(monkeypatch, environment, given, sent):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -295,7 +296,72 @@ def test_a_server_of_ones_own_needs_no_key_and_is_not_told_openais(monkeypatch, 
             with contextlib.closing(chat):
                 assert chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling()) == [REPLY]
     keys = [{k.lower(): v for k, v in headers.items()}["authorization"] for _, headers, _ in record.requests]
-    assert keys == [f"Bearer {key}" for key in sent]  # by its address, and by the shell's OPENAI_BASE_URL
+    assert keys == [f"Bearer {key}" for key in sent]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "of_the_shell", "key"),
+    [
+        ("https://api.openai.com/v1", None, "secret"),
+        ("https://eu.api.openai.com/v1", "http://localhost:8000/v1", "secret"),
+        ("http://localhost:8000/v1", "http://localhost:8000/v1/", "secret"),
+        ("http://localhost:8001/v1", "http://localhost:8000/v1", "none"),
+        ("http://localhost:8000/other", "http://localhost:8000/v1", "none"),
+        ("https://openai.com.example.org/v1", None, "none"),
+        ("https://notopenai.com/v1", None, "none"),
+        (None, None, "secret"),
+    ],
+)
+def test_who_is_sent_the_shells_key(monkeypatch, base_url, of_the_shell, key):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    if of_the_shell is not None:
+        monkeypatch.setenv("OPENAI_BASE_URL", of_the_shell)
+    with contextlib.closing(OpenAIChat("tiny", base_url=base_url)) as chat:
+        assert chat._client.api_key == key
+
+
+def test_a_worlds_server_has_a_key_of_its_own(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "of another server")
+    monkeypatch.delenv("OWN_KEY", raising=False)
+    with serving(OK) as (record, url):
+        chat_config = ChatConfig("openai", model="tiny", base_url=url, api_key_env="OWN_KEY")
+        world = full_world_preset("sdxl", chat=chat_config, reply_cache="")
+        with pytest.raises(ValueError, match=r"names the variable OWN_KEY, which is empty or not set; export"):
+            load_chat(world)
+        monkeypatch.setenv("OWN_KEY", "own")
+        with contextlib.closing(load_chat(world)) as chat:
+            assert chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling()) == [REPLY]
+    assert {k.lower(): v for k, v in record.requests[0][1].items()}["authorization"] == "Bearer own"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base_url": "http://me:hidden@localhost:8000/v1"}, r"no user name.* server localhost.*OPENAI_API_KEY"),
+        ({"base_url": "https://hidden@localhost/v1"}, r"no user name.* server localhost.*OPENAI_API_KEY"),
+        ({"base_url": "https://localhost/v1?key=hidden"}, r"no user name, password, query .*api_key_env"),
+        ({"base_url": "https://localhost/v1#hidden"}, r"no user name, password, query or fragment"),
+        ({"base_url": "me:hidden@localhost:8000/v1"}, r"an address such as .* got 'localhost:8000/v1'"),
+        ({"base_url": "localhost:8000/v1?key=hidden"}, r"an address such as .* got 'localhost:8000/v1'"),
+        ({"base_url": ""}, r"an address such as"),
+        ({"api_key_env": "sk-hidden"}, r"api_key_env must be the name of an environment variable.* not the key"),
+    ],
+)
+def test_no_secret_is_written_to_a_configuration(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ChatConfig("openai", model="tiny", **changes)
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_named_without_its_password(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:hidden@127.0.0.1:9/v1")
+    with (
+        contextlib.closing(OpenAIChat("tiny", config=OpenAIConfig(n_retries=0))) as chat,
+        pytest.raises(ChatModelError, match=r"no connection to http://127\.0\.0\.1:9/v1") as caught,
+    ):
+        chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling())
+    assert "hidden" not in str(caught.value)
 
 
 def test_the_pages_local_server_is_asked_as_it_is_configured(monkeypatch):

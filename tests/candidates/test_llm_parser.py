@@ -252,8 +252,10 @@ _written = st.builds(
 _marks = st.lists(st.sampled_from(MARKS), max_size=120).map("".join)
 _answers = st.one_of(_written, _marks, st.text())
 _shapes = st.sampled_from([(5, 5), (1, 1), (2, 3)])
-# The comma after it makes the long word count for one more.
-_initial = st.sampled_from(["an old dream", "x", "狐狸", "- * 1. \u00a0'", f"a cat {'y' * CHARACTERS_PER_WORD}"])
+LONGEST_WORD = "hyper-realistic-cinematic-look"  # 30 characters: a comma makes two words of it
+_initial = st.sampled_from(
+    ["an old dream", "x", "狐狸", "- * 1. \u00a0'", f"a cat {LONGEST_WORD}", LONGEST_WORD, f"{LONGEST_WORD} " * 2]
+)
 
 
 def assert_whole(grid, n_categories, n_per_category, max_words, chosen):
@@ -292,8 +294,15 @@ def test_well_formed_answers_are_never_asked_again(layout, numbers, long):
     assert [p for row in found.prompts for p in row] == prompts
 
 
+def test_a_comma_that_makes_a_word_longer_counts_too():
+    grid = completed(Grid.empty(5, 5), ConversationText(f"a cat {LONGEST_WORD}", 4, 5), 1)
+    assert_whole(grid, 5, 5, 4, f"a cat {LONGEST_WORD}")
+    # The word goes as a whole: the beginning before it fits.
+    assert any(p.startswith("a cat, ") for row in grid.prompts for p in row)
+
+
 @pytest.mark.parametrize("max_words", [1, 2, 3, 62])
-@pytest.mark.parametrize("chosen", ["moonlight", "a fox, misty", "狐狸"])
+@pytest.mark.parametrize("chosen", ["moonlight", "a fox, misty", "狐狸", LONGEST_WORD])
 def test_the_rules_have_sixty_prompts_for_the_tightest_budget(max_words, chosen):
     grids = [completed(Grid.empty(6, 10), ConversationText(chosen, max_words, 5), key) for key in (1, 1, 2)]
     assert_whole(grids[0], 6, 10, max_words, chosen)

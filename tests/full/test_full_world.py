@@ -273,18 +273,11 @@ def test_settings_that_change_no_content_are_no_part_of_a_datasets_id(config):
     assert identity(chat=server) != identity(chat=dataclasses.replace(server, model="n"))
 
 
-@pytest.mark.parametrize("address", ["http://user:s3cret@host/v1", "https://host/v1?key=s3cret", "http://s3cret@host"])
-def test_an_address_with_credentials_is_refused_without_telling_them(address):
-    with pytest.raises(ValueError, match="base_url of host must hold no user name") as error:
-        ChatConfig("openai", "m", base_url=address)
-    assert "s3cret" not in str(error.value)
-
-
 def test_a_servers_key_comes_from_the_variable_that_is_named(monkeypatch):
     config = ChatConfig("openai", "m", base_url="http://localhost:1/v1", api_key_env="OUR_KEY")
     monkeypatch.setenv("OPENAI_API_KEY", "of OpenAI")
     monkeypatch.delenv("OUR_KEY", raising=False)
-    with pytest.raises(ValueError, match="api_key_env names OUR_KEY, which is not set"):
+    with pytest.raises(ValueError, match="api_key_env names the variable OUR_KEY, which is empty or not set"):
         world_module._openai(config)
     monkeypatch.setenv("OUR_KEY", "ours")
     for named, key in ((config, "ours"), (dataclasses.replace(config, api_key_env=None), "none")):

@@ -115,3 +115,83 @@ def test_a_painter_goes_on_with_smaller_batches(fill, batch_size, sizes):
     # The next call begins with what fitted.
     images.generate(np.array([1, 2, 3]), mix(np.arange(3)[:, None], np.arange(1)))
     assert pipeline.sizes[len(sizes) :] == ([2, 2] if fill else [2, 1])
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers, of its own call
+def test_an_autoencoder_that_ran_out_of_memory_in_float32_is_cast_back(monkeypatch):
+    import torch
+
+    from pasta_gym.images import DiffusionImages
+    from pasta_gym.images.pipelines import load_pipeline
+    from pasta_gym.mini import grammar
+    from pasta_gym.seeding import mix
+    from pasta_gym.worlds import GrammarPromptBook
+    from tests.images.tiny_pipelines import quiet, sdxl_config
+
+    with quiet():
+        pipeline = load_pipeline(sdxl_config())
+        pipeline.to(dtype=torch.float16)
+    pipeline.vae.register_to_config(force_upcast=True)
+    prompts, keys = grammar.initial_prompt_ids("train")[:4], mix(np.arange(4)[:, None], np.arange(1))
+    images = DiffusionImages(
+        pipeline, GrammarPromptBook(), lambda p: p.mean(axis=(1, 2)), 3, size=64, steps=1, guidance=0, batch_size=4
+    )
+
+    def precisions():
+        return {name: {p.dtype for p in getattr(pipeline, name).parameters()} for name in ("unet", "vae")}
+
+    usual = precisions()
+    assert usual["vae"] == {torch.float16}
+    decode, failures = pipeline.vae.decode, []
+
+    def short_of_memory(latents, **options):
+        if len(latents) > room:
+            failures.append(latents.dtype)
+            raise torch.OutOfMemoryError("no room")
+        return decode(latents, **options)
+
+    monkeypatch.setattr(pipeline.vae, "decode", short_of_memory)
+    room = 2
+    halved = images.generate(prompts, keys).pixels
+    assert failures == [torch.float32]
+    assert images.batch_size == 2
+    assert precisions() == usual
+    np.testing.assert_array_equal(halved, images.generate(prompts, keys).pixels)
+    # Not even one picture fits: whoever makes room may go on with the same object.
+    room = 0
+    with pytest.raises(RuntimeError, match="not even one picture fits"):
+        images.generate(prompts, keys)
+    room = 4
+    np.testing.assert_array_equal(images.generate(prompts[:1], keys[:1]).pixels[0, 0].shape, (64, 64, 3))
+    assert precisions() == usual
+
+
+def test_weights_in_another_precision_than_their_parts_stay_in_it():
+    import types
+
+    import torch
+
+    from pasta_gym.images.recovery import Recovery
+
+    part = torch.nn.Sequential(torch.nn.Linear(2, 2).half(), torch.nn.Linear(2, 2))
+    freed = []
+    pipeline = types.SimpleNamespace(
+        components={"text_encoder_2": part, "scheduler": None}, maybe_free_model_hooks=lambda: freed.append(1)
+    )
+    recovery = Recovery(pipeline)
+
+    def fail():
+        with recovery.watching():
+            part.double()
+            raise torch.OutOfMemoryError("no room")
+
+    for _ in range(2):  # the second failure does not take the first one's precision for the usual one
+        with pytest.raises(torch.OutOfMemoryError):
+            fail()
+    assert len(freed) == 1
+    with recovery.watching():
+        assert [p.dtype for p in part.parameters()] == [torch.float16] * 2 + [torch.float32] * 2
+    assert len(freed) == 2
+    with recovery.watching():
+        pass
+    assert len(freed) == 2
