@@ -166,6 +166,11 @@ def summarise(scored: Mapping[str, list[Scored]]) -> dict[str, dict[str, Interva
 
 
 def _ece_interval(made: list[Any], kind: str, n_replicates: int = 200) -> Interval:
+    """Basic bootstrap interval: the percentiles reflected at the estimate.
+
+    A calibration error is biased upwards, in resamples more than in the data, so plain percentiles may lie above the
+    estimate altogether. Reflected ones may lie below it; the interval is then drawn up to the estimate, not beyond 0.
+    """
     rng = np.random.default_rng(_SEED)
     n_raters = len(made[0].labels)
     replicates = []
@@ -173,7 +178,9 @@ def _ece_interval(made: list[Any], kind: str, n_replicates: int = 200) -> Interv
         rows = rng.integers(n_raters, size=n_raters)
         drawn = rng.integers(len(made), size=len(made))
         replicates.append(np.mean([ece(made[i], kind, rows) for i in drawn]))
-    return interval(float(np.mean([ece(m, kind) for m in made])), np.array(replicates))
+    estimate = float(np.mean([ece(m, kind) for m in made]))
+    plain = interval(estimate, np.array(replicates))
+    return Interval(estimate, max(0.0, 2 * estimate - plain.high), max(estimate, 2 * estimate - plain.low))
 
 
 def shares_of_the_way(scored: Mapping[str, list[Scored]]) -> dict[str, Interval]:

@@ -11,11 +11,13 @@ import argparse
 import concurrent.futures
 import csv
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import pathlib
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,7 @@ METRICS: dict[str, str] = {
 """What is drawn; the paper's figure 3 has the first two."""
 
 FIGURE = "k_study.png"
-FORMAT = 1
+FORMAT = 2
 _SORTED_AT_ONCE = 48  # linear tastes of all starts together: sorting takes about equally long for every K
 
 
@@ -120,9 +122,18 @@ class Job:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    # Where the data lies may change; which world it is may not.
+    # Where the data lies may change; which world and which labels they are may not.
     world = json.loads((job.data / "metadata.json").read_text()).get("world_seed")
-    return {"format": FORMAT, "steps": job.config.steps, "sorting_starts": job.config.sorting_starts, "world": world}
+    config = {"steps": job.config.steps, "sorting_starts": job.config.sorting_starts}
+    return {"format": FORMAT, **config, "world": world, "labels": labels_hash(job.data)}
+
+
+def labels_hash(data: pathlib.Path) -> str:
+    """Hash the tables of a world's labels, without their names for the folder: 16 hex digits."""
+    found = hashlib.sha256()
+    for path in sorted(data.glob("*.parquet")):
+        found.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def run_job(job: Job) -> pathlib.Path:
@@ -171,15 +182,39 @@ def read_records(out: pathlib.Path) -> dict[int, dict[int, dict[str, Any]]]:
     """Read all fits of a study: by K, then by seed.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or one is of other settings or of other labels of the same world.
     """
     records: dict[int, dict[int, dict[str, Any]]] = {}
+    settings: list[tuple[pathlib.Path, dict[str, Any]]] = []
     for path in sorted((out / "fits").glob("types-*.json")):
         record = json.loads(path.read_text())
+        settings.append((path, record.get("settings", {})))
         records.setdefault(record["n_types"], {})[record["seed"]] = record
+    require_one_study(settings)
     if not records:
         raise ValueError(f"no fits in {out / 'fits'}; run the study first")
     return dict(sorted(records.items()))
+
+
+def require_one_study(found: Iterable[tuple[pathlib.Path, dict[str, Any]]]) -> None:
+    """Check that fits have the same settings, and fits of one world the same labels.
+
+    Args:
+        found: File and settings of each.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    first: dict[str, tuple[pathlib.Path, dict[str, Any]]] = {}
+    for path, settings in found:
+        common = {name: value for name, value in settings.items() if name not in ("world", "labels")}
+        for group, what in (("study", common), (f"world {settings.get('world')}", settings)):
+            begun, theirs = first.setdefault(group, (path, what))
+            if what != theirs:
+                raise ValueError(
+                    f"{path} is of a study with other settings ({what}) than {begun.name} ({theirs}); "
+                    "take another --out, or delete the one that is not wanted"
+                )
 
 
 def score_matrices(records: dict[int, dict[int, dict[str, Any]]], metric: str) -> dict[str, Scores]:
@@ -286,7 +321,7 @@ def ceiling_of(out: pathlib.Path, data: pathlib.Path, n_draws: int) -> dict[str,
     if not n_draws or not (data / rater_data.TRUTH).is_file():
         return {}
     world = json.loads((data / "metadata.json").read_text())["world_seed"]
-    path = out / f"ceiling-world-{world}-draws-{n_draws}.json"
+    path = out / f"ceiling-world-{world}-labels-{labels_hash(data)}-draws-{n_draws}.json"
     if not path.is_file():
         found = score_ceiling(load_raters(data), n_draws=n_draws).by_rater
         means = {metric: float(values.mean()) for metric, values in found.items()}
@@ -354,6 +389,9 @@ def main(arguments: list[str] | None = None) -> None:
     }
     jobs = [Job(k, s, folders[s], options.out, config, options.threads) for s in options.seeds for k in options.types]
     missing = [job for job in jobs if not job.is_done()]
+    there = sorted((options.out / "fits").glob("types-*.json"))
+    kept = [(path, json.loads(path.read_text()).get("settings", {})) for path in there]
+    require_one_study([*kept, *((job.record, _settings(job)) for job in missing)])
     if missing:
         raters = load_raters(folders[options.seeds[0]])
         seconds = {k: project_seconds(raters, config, k) for k in {job.n_types for job in missing}}

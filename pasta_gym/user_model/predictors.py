@@ -23,6 +23,7 @@ ScoreFunction = Callable[[IntArray, IntArray], FloatArray]
 
 _ROWS = 512  # scored at once
 _MOST_FITTED = 20_000  # labels a temperature is fitted on: one number needs no more
+_SEED = 0xCA11
 
 
 class Predictor(Protocol):
@@ -201,20 +202,22 @@ def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train")
         split: Whose labels; never those that are predicted later.
 
     Returns:
-        The predictor; a temperature stays 1 where the split has no such labels.
+        The predictor; a temperature stays 1 where the split has no such labels. Of very many labels some are drawn, the
+        same ones every time.
     """
     raters = data.raters_of(split)
     who, prompts, images, labels = data.pair_raters, data.pair_prompts, data.pair_images, data.pair_labels
-    rows = np.flatnonzero(np.isin(who, raters) & (labels != 0.5))[:_MOST_FITTED]
+    rows = _some(np.flatnonzero(np.isin(who, raters) & (labels != 0.5)))
     if not len(rows):
         who, prompts, images, labels = data.all_pairs()
-        rows = np.flatnonzero(np.isin(who, raters) & (labels != 0.5))[:_MOST_FITTED]
+        rows = _some(np.flatnonzero(np.isin(who, raters) & (labels != 0.5)))
     plain = ScorePredictor(score)
     pairs = plain.scores(prompts[rows], images[rows])[:, 0]
     gaps = (pairs[:, 0] - pairs[:, 1]) * np.where(labels[rows] == 1, 1.0, -1.0)
     comparison = _best_scale(lambda tau: float(log_sigmoid(tau * gaps).mean())) if len(rows) else 1.0
     sessions, turns = np.nonzero((data.session_choices >= 0) & np.isin(data.session_raters, raters)[:, None])
-    sessions, turns = sessions[:_MOST_FITTED], turns[:_MOST_FITTED]
+    drawn = _some(np.arange(len(sessions)))
+    sessions, turns = sessions[drawn], turns[drawn]
     if not len(sessions):
         return ScorePredictor(score, comparison)
     columns = plain.utilities(data.session_prompts[sessions], data.session_images[sessions, turns])[:, 0]
@@ -224,6 +227,13 @@ def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train")
         return float(np.take_along_axis(_log_softmax(tau * columns), chosen, axis=1).mean())
 
     return ScorePredictor(score, comparison, _best_scale(likelihood))
+
+
+def _some(rows: IntArray) -> IntArray:
+    """Draw as many rows as a temperature needs, in order: the first ones may all be of one dataset or a few raters."""
+    if len(rows) <= _MOST_FITTED:
+        return rows
+    return np.sort(np.random.default_rng(_SEED).choice(rows, _MOST_FITTED, replace=False))
 
 
 def _best_scale(likelihood: Callable[[float], float], low: float = 1e-4, high: float = 1e4) -> float:

@@ -173,6 +173,20 @@ def test_calibration_of_some_raters():
     assert rater_scores.ece(made, "choice", np.array([0])) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("n_raters", "gap"), [(12, 0.0), (12, 0.3), (400, 0.0), (400, 0.3)])
+def test_intervals_of_calibration_errors_hold_their_estimate(n_raters, gap):
+    """Predictions all over [0, 1] that are right, or too high by the gap."""
+    rng = np.random.default_rng(n_raters)
+    p = rng.uniform(0.3, 1.0, size=(n_raters, 10))
+    labels = (rng.random(p.shape) < p - gap).astype(float)
+    made = Predictions(p, labels, np.zeros((n_raters, 0, 2)), np.zeros((n_raters, 0), dtype=np.int64))
+    found = command._ece_interval([made], "pair")
+    assert 0 <= found.low <= found.estimate <= found.high
+    assert found.estimate == rater_scores.ece(made, "pair")
+    assert found.low < gap + 0.02
+    assert found.high > gap
+
+
 def test_the_share_of_the_way_by_hand():
     def scored(value):
         rows = {f"{m}@{n}": np.full(5, value) for m in ("pair_accuracy", "choice_log_likelihood") for n in (5, 20, 50)}

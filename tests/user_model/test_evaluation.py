@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pasta_gym.user_model import evaluation, fit
+from pasta_gym.user_model import evaluation, fit, predictors
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import EMConfig
 from pasta_gym.user_model.evaluation import HeldOut, evaluate, held_out, ranking_correlation
@@ -206,6 +206,23 @@ def test_a_score_without_types_is_a_model_of_one_type():
     # cos of (1, 1) and (0.5, 1), whatever the lengths.
     cosines = np.array([[1.5 / np.sqrt(2 * 1.25), 1 / np.sqrt(2)]])
     assert clip_score(data)(prompts, np.array([[5, 0]])) == pytest.approx((1 + cosines) / 2)
+
+
+def test_temperatures_are_fitted_on_labels_from_all_over_the_data(monkeypatch):
+    # The first raters say the opposite of what the score says, and many more later ones agree with it.
+    monkeypatch.setattr(predictors, "_MOST_FITTED", 400)
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(11, size=(4000, 2))
+    agrees = np.arange(4000) >= 400
+    labels = ((pairs[:, 0] > pairs[:, 1]) == agrees).astype(float)
+    slates = rng.integers(11, size=(4000, 3, 2, 1))
+    choices = np.where(agrees[:, None], slates[..., 0].argmax(axis=-1), slates[..., 0].argmin(axis=-1))
+    data = small_data(pairs, labels, [0] * 4000, (0,), sessions=slates, choices=choices)
+    score = table_score(np.arange(11) / 10.0)
+    fitted = calibrated(score, data)
+    assert fitted.comparison_temperature > 2
+    assert fitted.choice_temperature > 2
+    assert calibrated(score, data) == fitted
 
 
 def test_temperatures_of_a_score_are_found_again():
