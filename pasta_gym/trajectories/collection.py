@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata as package_metadata
 from typing import Any, Protocol
 
@@ -131,7 +131,7 @@ def collect(
 def dataset_identity(config: CollectionConfig, model_hashes: dict[str, str]) -> dict[str, Any]:
     """List everything that the content of a dataset depends on; its hash is the dataset's id."""
     return {
-        "environment": asdict(config.environment),
+        "environment": config.environment.identity(),
         "n_episodes": config.n_episodes,
         "seed": config.seed,
         "policy": config.policy,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pasta_gym.trajectories import provenance
 from pasta_gym.worlds import WorldRecipe
 
 SEED_STRIDE = 1 << 20
@@ -49,6 +50,11 @@ class EnvironmentConfig:
         """What results call the world: with another user model than its own, the folder's name is part of it."""
         name = self.world if isinstance(self.world, str) else self.world.name
         return name if self.user_model is None else f"{name}-{pathlib.Path(self.user_model).name}"
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that its conversations depend on beside the models' weights, as plain data."""
+        told = provenance.recipe_identity(self.world)
+        return asdict(self) if told is None else {**asdict(self), "world": told}
 
     def make(self, n_envs: int, *, reveal: bool = False, render_mode: str | None = None) -> Any:
         """Make the vector environment.
