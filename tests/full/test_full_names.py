@@ -13,7 +13,7 @@ from pasta_gym.images import DiffusionModelConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig
 from pasta_gym.trajectories.collection import dataset_identity
 from pasta_gym.trajectories.files import digest
-from pasta_gym.worlds import make_world
+from pasta_gym.worlds import MiniWorld, make_world
 from tests.full.tiny_full import write_tiny_world
 
 
@@ -105,7 +105,10 @@ def test_a_cache_that_grows_makes_no_other_run_or_data(config, tmp_path):
         (folder / "ab").mkdir(parents=True)
         (folder / "ab" / "picture.safetensors").write_bytes(b"painted meanwhile")
     assert names_of(kept) == before == names_of(config)
-    # A world by another class than the package's is taken as it is written.
+    # A recipe that says nothing of itself is taken as it is written.
+    for world in ("mini", MiniWorld(number=1)):
+        environment = EnvironmentConfig(world=world)
+        assert environment.identity() == dataclasses.asdict(environment)
     other = {"_target_": "pasta_gym.worlds.MiniWorld", "number": 1}
     env = {"_target_": "pasta_gym.trajectories.EnvironmentConfig"}
     assert config_hash({**HASHED, "env": {**env, "world": other}}) == digest({**HASHED, "env": {**env, "world": other}})
