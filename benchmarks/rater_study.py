@@ -91,7 +91,7 @@ class Study:
         """Everything that answers depend on beside the agent."""
         given = asdict(self.config.evaluation)
         return {
-            "environment": asdict(self.config.environment),
+            "environment": self.config.environment.identity(),
             "crowd": asdict(self.envs.crowd),
             "evaluation": {name: given[name] for name in ("seed", "split")},
             "models": provenance.model_hashes(self.envs),

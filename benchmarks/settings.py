@@ -16,9 +16,8 @@ from benchmarks.evaluate import EvaluationConfig
 from benchmarks.tracking import TrackingConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
 from pasta_gym.trajectories.dataset import REWARDS
-from pasta_gym.trajectories.environment import without_handling
 from pasta_gym.trajectories.files import digest
-from pasta_gym.worlds import World, make_world
+from pasta_gym.worlds import World, WorldRecipe, make_world
 
 CONFIG_FOLDER = pathlib.Path(__file__).parent.parent / "conf"
 PACKAGE = pathlib.Path(pasta_gym.__file__).parent
@@ -139,7 +138,9 @@ def config_hash(resolved: dict[str, Any]) -> str:
     """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie."""
     left_out = ("runs", "shards", "tracking", checkpoints.MOVED)
     content = {name: value for name, value in resolved.items() if name not in left_out}
-    content["agent"], content["env"] = _by_content(resolved["agent"]), _by_content(without_handling(resolved["env"]))
+    content["agent"] = provenance.by_content(resolved["agent"])
+    content["env"] = {name: _world(value) if name == "world" else value for name, value in resolved["env"].items()}
+    content["env"] = provenance.by_content(content["env"])
     content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:
@@ -176,13 +177,11 @@ def models_digest(environment: EnvironmentConfig) -> str:
     return digest(hashes)
 
 
-def _by_content(value: Any) -> Any:
-    """Replace folders by the hashes of the weights in them: a checkout elsewhere makes the same run."""
-    if isinstance(value, dict):
-        return {name: _by_content(inner) for name, inner in value.items()}
-    if isinstance(value, str) and pathlib.Path(value).is_absolute() and pathlib.Path(value).is_dir():
-        return provenance.folder_hashes(pathlib.Path(value))
-    return value
+def _world(given: Any) -> Any:
+    """Replace a recipe's configuration by what the recipe says of itself: a larger batch or a cache is no other run."""
+    recipe = instantiate(given) if isinstance(given, dict) else given
+    told = provenance.recipe_identity(recipe) if isinstance(recipe, WorldRecipe) else None
+    return given if told is None else told
 
 
 def user_model_folder(world: str | DictConfig, *, _root_: DictConfig) -> str:

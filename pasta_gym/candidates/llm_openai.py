@@ -67,6 +67,11 @@ class OpenAIConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+        object.__setattr__(self, "extra_body", _plain(self.extra_body))
+
+    def identity(self) -> dict[str, Any]:
+        """What of it a reply depends on, as plain data: not how fast and how patiently a server is asked."""
+        return {"sends_seed": self.send_seed, "extra_body": _plain(self.extra_body)}
 
 
 class RateLimiter:
@@ -156,8 +161,7 @@ class OpenAIChat:
             "backend": "openai",
             "model": self.model,
             "server": self._server,
-            "sends_seed": self.config.send_seed,
-            "extra_body": dict(self.config.extra_body),
+            **self.config.identity(),
         }
 
     @property
@@ -407,6 +411,15 @@ def _content(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.get("text") or "" for part in content)
+
+
+def _plain(content: Any) -> Any:
+    """Turn the mappings and sequences of a configuration file into dicts and lists, which JSON can be made of."""
+    if isinstance(content, Mapping):
+        return {str(name): _plain(value) for name, value in content.items()}
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        return [_plain(value) for value in content]
+    return content
 
 
 def _short(told: object) -> str:

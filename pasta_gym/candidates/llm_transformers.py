@@ -180,6 +180,27 @@ def _load(name: str, dtype: str, revision: str | None, allow_download: bool) -> 
     return processor, model
 
 
+def model_version(name: str, revision: str | None) -> dict[str, str | None]:
+    """Say which model a name means on this machine, without loading it.
+
+    Returns:
+        ``model``, a folder's files by their digest; ``revision``, the commit in the hub's cache if the name is there.
+    """
+    own = _own_files(name)
+    return {"model": own, "revision": None} if own else {"model": name, "revision": _commit(name, revision) or revision}
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub's repository is in the local cache; None if it is not there."""
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # no such name can exist
+        return None
+    return pathlib.Path(found).parent.name if isinstance(found, str) else None
+
+
 def _own_files(name: str) -> str | None:
     """A digest of a folder's files, as a folder may be moved or trained on; None for a name on the hub."""
     folder = pathlib.Path(name)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import pathlib
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pasta_gym.candidates.llm import LLMCandidatesConfig
 from pasta_gym.candidates.llm_openai import OpenAIConfig
 from pasta_gym.images.model_config import PRESETS as IMAGE_PRESETS
-from pasta_gym.images.model_config import DiffusionModelConfig
+from pasta_gym.images.model_config import DiffusionModelConfig, whole_path
 
 if TYPE_CHECKING:
     from pasta_gym.worlds import World
@@ -40,6 +42,11 @@ class ClipConfig:
     dtype: str = "float32"
     batch_size: int = 64
     allow_download: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that embeddings depend on, as plain data; a local folder by its whole path."""
+        model = self.model if self.tag else whole_path(self.model)
+        return {"model": model, "tag": self.tag, "revision": self.revision, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,19 @@ class ChatConfig:
                 f"api_key_env must be the name of an environment variable, such as OPENAI_API_KEY, and not the key "
                 f"itself, got {len(self.api_key_env)} characters that are no name"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that candidates depend on beside what is asked, as plain data; a local folder by its whole path.
+
+        Not where the model runs: a server moves and a GPU is replaced while data are collected.
+        """
+        return {
+            "backend": self.backend,
+            "model": whole_path(self.model) if self.backend == "transformers" else self.model,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "server": self.server.identity(),
+        }
 
 
 def _check_address(address: str) -> None:
@@ -153,6 +173,25 @@ class FullWorldConfig:
     def __hash__(self) -> int:
         # Equal worlds have equal names. The extra fields of a server's requests are a dict and cannot be hashed.
         return hash(self.name)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that conversations depend on, as plain data: not where and how fast they are made, nor caches.
+
+        Local folders are told by their whole paths, initial prompts by the content of their file. Models are loaded
+        for none of it, so those of the hub are told by name and revision; ``World.fingerprint`` has their commits.
+        """
+        prompts = self.initial_prompts
+        if prompts is not None and pathlib.Path(prompts).is_file():
+            prompts = hashlib.sha256(pathlib.Path(prompts).read_bytes()).hexdigest()[:16]
+        return {
+            "name": self.name,
+            "image_model": self.image_model.identity(),
+            "chat": self.chat.identity(),
+            "candidates": asdict(self.candidates),
+            "clip": self.clip.identity(),
+            "user_model": None if self.user_model is None else whole_path(self.user_model),
+            "initial_prompts": prompts,
+        }
 
     def make(self) -> World:
         """Make the world.

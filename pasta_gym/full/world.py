@@ -153,9 +153,8 @@ def _fingerprint(
 
     painter = config.image_model
     settings = {n: getattr(painter, n) for n in ("steps", "guidance", "height", "scheduler", "max_sequence_length")}
-    chat = {n: getattr(config.chat, n) for n in ("backend", "model", "revision")}
     return {
-        "candidates": _digest({**chat, **dataclasses.asdict(config.candidates)}),
+        "candidates": _digest({**_chat_version(config.chat), **dataclasses.asdict(config.candidates)}),
         "encoder": encoder.fingerprint,
         "images": _digest({**model_identity(painter), **settings}),
         "initial prompts": _digest({split: list(texts) for split, texts in prompts.items()}),
@@ -163,6 +162,16 @@ def _fingerprint(
             [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(user_model.rglob("*")) if p.is_file()]
         ),
     }
+
+
+def _chat_version(chat: ChatConfig) -> dict[str, str | None]:
+    """Name the language model: one in this process by its files or commit, as a name alone would hide a new version."""
+    version = {"model": chat.model, "revision": chat.revision}
+    if chat.backend == "transformers":
+        from pasta_gym.candidates.llm_transformers import model_version
+
+        version = model_version(chat.model, chat.revision)
+    return {"backend": chat.backend, **version}
 
 
 def _digest(content: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pasta_gym.images.batches import work_in_batches
 from pasta_gym.images.diffusion import DiffusionImages
 from pasta_gym.images.image_cache import CachedImage, ImageCache, image_key
 from pasta_gym.seeding import seeds_for_torch
@@ -17,7 +18,8 @@ class CachedImages:
     """``DiffusionImages`` with a cache before it.
 
     A picture that comes from the cache is the one that was painted, to the bit. A broken entry is painted again. A
-    picture that another encoder embedded is embedded again and not painted.
+    picture that another encoder embedded is embedded again and not painted. Each batch is embedded and kept before the
+    next is painted, so little is lost if a call does not end.
 
     Args:
         images: Paints what is missing.
@@ -65,14 +67,22 @@ class CachedImages:
                 embeddings[i] = kept.embeddings[self.encoder_fingerprint]
             else:
                 unembedded.append((i, kept))
-        self._paint(sorted(unpainted), prompts, keys.reshape(-1), pixels, embeddings)
-        if unembedded:
-            rows = [i for i, _ in unembedded]
+        unpainted.sort()
+
+        def keep(begin: int, painted: ImageArray, embedded: FloatArray) -> None:
+            for i, picture, embedding in zip(unpainted[begin:], painted, embedded, strict=False):
+                pixels[i], embeddings[i] = picture, embedding
+                self._keep(names[i], picture, embedding, {}, texts[i], seeds[i])
+
+        def embed(chunk: slice) -> None:
+            rows = [i for i, _ in unembedded[chunk]]
             embeddings[rows] = self.images.encode_images(pixels[rows])
-        for i in unpainted:
-            self._keep(names[i], pixels[i], embeddings[i], {}, texts[i], seeds[i])
-        for i, kept in unembedded:
-            self._keep(names[i], pixels[i], embeddings[i], kept.embeddings, texts[i], seeds[i])
+            for i, kept in unembedded[chunk]:
+                self._keep(names[i], pixels[i], embeddings[i], kept.embeddings, texts[i], seeds[i])
+
+        if unpainted:
+            self.images.generate_and_keep(prompts[unpainted], keys.reshape(-1)[unpainted][:, None], keep)
+        work_in_batches(len(unembedded), self.images.batch_size, embed)
         source = [first[name] for name in names]
         shape = keys.shape
         return Images(
@@ -87,15 +97,6 @@ class CachedImages:
         if own is not None and own.shape != (self.embedding_dim,):
             return None
         return kept
-
-    def _paint(
-        self, rows: list[int], prompts: IntArray, keys: UInt64Array, pixels: ImageArray, embeddings: FloatArray
-    ) -> None:
-        if not rows:
-            return
-        painted = self.images.generate(prompts[rows], keys[rows][:, None])
-        assert painted.pixels is not None
-        pixels[rows], embeddings[rows] = painted.pixels[:, 0], painted.embeddings[:, 0]
 
     def _keep(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -11,12 +12,15 @@ from pasta_gym.images.conditions import Encoded, PromptConditions, joined
 from pasta_gym.images.model_config import DiffusionModelConfig
 from pasta_gym.images.recovery import Recovery
 from pasta_gym.seeding import seeds_for_torch
-from pasta_gym.types import ImageArray, ImageEmbedder, Images, IntArray, PromptBook, UInt64Array
+from pasta_gym.types import FloatArray, ImageArray, ImageEmbedder, Images, IntArray, PromptBook, UInt64Array
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_BATCH_SIZE = 16
+
+Keep: TypeAlias = Callable[[int, ImageArray, FloatArray], None]
+"""Is given a painted batch: number of its first picture, pixels ``(n, height, width, 3)``, embeddings ``(n, d)``."""
 
 
 class DiffusionImages:
@@ -134,6 +138,34 @@ class DiffusionImages:
             ValueError: If the pipeline paints values that are no numbers.
         """
         keys = np.asarray(keys, dtype=np.uint64)
+        pixels = self._painted(prompts, keys, None)
+        embeddings = np.zeros((keys.size, self.embedding_dim), dtype=np.float32)
+
+        def embed(chunk: slice) -> None:
+            embeddings[chunk] = self.encode_images(pixels[chunk])
+
+        # All at once where they fit: an embedding's last digits depend on its batch, and seeded rollouts must not move.
+        work_in_batches(keys.size, max(keys.size, 1), embed)
+        return Images(
+            embeddings.reshape(*keys.shape, self.embedding_dim), pixels.reshape(*keys.shape, *pixels.shape[1:])
+        )
+
+    def generate_and_keep(self, prompts: IntArray, keys: UInt64Array, keep: Keep) -> None:
+        """Paint prompts and embed each painted batch before the next: what was kept is not lost if a later one fails.
+
+        Args:
+            prompts: ``(N,)`` prompt ids.
+            keys: ``(N, M)`` random keys.
+            keep: Is given every batch in turn.
+
+        Raises:
+            RuntimeError: As ``generate``.
+            ValueError: As ``generate``.
+        """
+        self._painted(prompts, np.asarray(keys, dtype=np.uint64), keep)
+
+    def _painted(self, prompts: IntArray, keys: UInt64Array, keep: Keep | None) -> ImageArray:
+        """Paint all pixels ``(N * M, height, width, 3)``; with ``keep`` each batch is embedded and handed over too."""
         n_images = keys.size
         distinct, positions = np.unique(np.asarray(prompts, dtype=np.int64), return_inverse=True)
         rows = np.repeat(positions.reshape(-1), keys.shape[1])
@@ -145,12 +177,12 @@ class DiffusionImages:
         def paint(chunk: slice) -> None:
             size = chunk.stop - chunk.start  # of what is painted, which may be more than is wanted
             pixels[chunk] = self._paint(rows[chunk], texts, encoded, seeds[chunk], size)
+            if keep is not None:
+                embeddings = np.asarray(self.encode_images(pixels[chunk]), dtype=np.float32)
+                keep(chunk.start, pixels[chunk], embeddings)
 
         self.batch_size = work_in_batches(n_images, self.batch_size, paint, fill=self.fill_batches)
-        embeddings = np.asarray(self.encode_images(pixels), dtype=np.float32)
-        return Images(
-            embeddings.reshape(*keys.shape, self.embedding_dim), pixels.reshape(*keys.shape, *pixels.shape[1:])
-        )
+        return pixels
 
     def _encode(self, texts: list[str]) -> Encoded:
         """Encode each text once."""

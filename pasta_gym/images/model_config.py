@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float16", "bfloat16")
 OFFLOADS = ("none", "model", "sequential")
+# What says where, how fast and in how much memory, and no picture's key in the cache either.
+_OF_THE_MACHINE = frozenset(
+    {"device", "batch_size", "compile", "attention_slicing", "vae_slicing", "offload", "allow_download", "cache_dir"}
+)
 _SIZE_STEP = 8  # pixels of one latent, in every autoencoder of this kind
 
 
@@ -77,6 +82,20 @@ class DiffusionModelConfig:
             raise ValueError(f"guidance must be 0 or more, got {self.guidance}; 0 and 1 switch it off")
         if self.max_sequence_length is not None and self.max_sequence_length < 1:
             raise ValueError(f"max_sequence_length must be at least 1, got {self.max_sequence_length}")
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that pictures depend on, as plain data; a local folder by its whole path.
+
+        What may move a pixel by rounding alone does not count, here as in the cache of pictures: ``compile``, slicing,
+        offloading and batches.
+        """
+        content = {name: value for name, value in asdict(self).items() if name not in _OF_THE_MACHINE}
+        return {**content, "model": whole_path(self.model)}
+
+
+def whole_path(name: str) -> str:
+    """Return the whole path of a folder; another name, such as a hub's, as it is."""
+    return str(pathlib.Path(name).resolve()) if pathlib.Path(name).is_dir() else name
 
 
 PRESETS: Mapping[str, DiffusionModelConfig] = MappingProxyType(

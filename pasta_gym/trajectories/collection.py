@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata as package_metadata
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from pasta_gym import seeding
 from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.trajectories import provenance, random_policy, storage, untrained_policy
 from pasta_gym.trajectories.dataset import REWARDS
-from pasta_gym.trajectories.environment import SEED_STRIDE, EnvironmentConfig, first_environment_seed, without_handling
+from pasta_gym.trajectories.environment import SEED_STRIDE, EnvironmentConfig, first_environment_seed
 from pasta_gym.trajectories.files import digest, whole_folder
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
@@ -137,7 +137,7 @@ def collect(
 def dataset_identity(config: CollectionConfig, model_hashes: dict[str, str]) -> dict[str, Any]:
     """List everything that the content of a dataset depends on; its hash is the dataset's id."""
     return {
-        "environment": without_handling(asdict(config.environment)),
+        "environment": config.environment.identity(),
         "n_episodes": config.n_episodes,
         "seed": config.seed,
         "policy": config.policy,

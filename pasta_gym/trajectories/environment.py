@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pasta_gym.trajectories import provenance
 from pasta_gym.worlds import WorldRecipe
 
 SEED_STRIDE = 1 << 20
@@ -50,6 +51,11 @@ class EnvironmentConfig:
         name = self.world if isinstance(self.world, str) else self.world.name
         return name if self.user_model is None else f"{name}-{pathlib.Path(self.user_model).name}"
 
+    def identity(self) -> dict[str, Any]:
+        """Everything that its conversations depend on beside the models' weights, as plain data."""
+        told = provenance.recipe_identity(self.world)
+        return asdict(self) if told is None else {**asdict(self), "world": told}
+
     def make(self, n_envs: int, *, reveal: bool = False, render_mode: str | None = None) -> Any:
         """Make the vector environment.
 
@@ -73,25 +79,6 @@ class EnvironmentConfig:
             self.id, num_envs=n_envs, vectorization_mode="vector_entry_point", reveal=reveal, **arguments
         )
         return envs.unwrapped
-
-
-HANDLING = frozenset(
-    {
-        *("batch_size", "fill_batches", "attention_slicing", "offload", "allow_download"),
-        *("image_cache", "image_cache_gigabytes", "reply_cache", "base_url", "api_key_env"),
-        *("concurrency", "timeout", "n_retries", "first_wait", "max_wait", "requests_per_minute", "stream"),
-    }
-)
-"""Settings of a world's models that say how work is done and where things are kept, and change no content."""
-
-
-def without_handling(value: Any) -> Any:
-    """Leave out of an environment's plain values, at any depth, what changes nothing about its conversations."""
-    if isinstance(value, dict):
-        return {name: without_handling(inner) for name, inner in value.items() if name not in HANDLING}
-    if isinstance(value, list | tuple):
-        return [without_handling(inner) for inner in value]
-    return value
 
 
 def first_environment_seed(seed: int, *, stream: int) -> int:

@@ -44,6 +44,24 @@ def folder_hashes(folder: pathlib.Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in found}
 
 
+def by_content(value: Any) -> Any:
+    """Replace whole paths of folders in plain data by the hashes of the weights in them, wherever they lie."""
+    if isinstance(value, dict):
+        return {name: by_content(inner) for name, inner in value.items()}
+    if isinstance(value, str) and pathlib.Path(value).is_absolute() and pathlib.Path(value).is_dir():
+        return folder_hashes(pathlib.Path(value))
+    return value
+
+
+def recipe_identity(world: Any) -> Any | None:
+    """Return what a world's recipe says of itself, with folders by their content; None if it says nothing.
+
+    A recipe with settings that move no conversation has a method ``identity() -> dict`` that leaves them out.
+    """
+    identity = getattr(world, "identity", None)
+    return None if identity is None else by_content(identity())
+
+
 def package_versions() -> dict[str, str]:
     """List the installed versions of the packages that can move a number."""
     versions = {}

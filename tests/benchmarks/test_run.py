@@ -453,22 +453,6 @@ def test_a_folder_in_an_agents_configuration_counts_by_the_weights_in_it(tmp_pat
     assert hash_with(tmp_path / "here", b"1") != hash_with(tmp_path / "there", b"2")
 
 
-def test_caches_and_how_work_is_done_are_no_part_of_a_run(tmp_path):
-    def hash_with(**world):
-        resolved = {"agent": {}, "env": {"world": world}, "evaluation": {}, "data": {}, "checkpoint": None}
-        return config_hash(resolved)
-
-    cache = tmp_path / "images"
-    usual = {"image_model": {"name": "a", "batch_size": 8, "steps": 4}, "image_cache": str(cache)}
-    before = hash_with(**usual)
-    cache.mkdir()
-    (cache / "picture.safetensors").write_bytes(b"a picture")
-    assert hash_with(**usual) == before
-    assert hash_with(**usual | {"image_cache": None, "image_cache_gigabytes": 3}) == before
-    assert hash_with(**usual | {"image_model": {"name": "a", "batch_size": 2, "steps": 4}}) == before
-    assert hash_with(**usual | {"image_model": {"name": "a", "batch_size": 8, "steps": 5}}) != before
-
-
 def test_a_dashboard_is_told_what_a_run_is_made_and_learned_from(configure, monkeypatch):
     class Listener:
         def __init__(self):

@@ -1,6 +1,5 @@
 """A full-size world out of tiny models in their real formats: only the number of weights differs."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,63 +17,20 @@ from omegaconf import OmegaConf
 import pasta_gym  # noqa: F401
 from benchmarks.settings import models_digest
 from pasta_gym.envs.assembly import PastaConfig, assemble
-from pasta_gym.full import ChatConfig, ClipConfig, FullWorldConfig, full_world_preset
-from pasta_gym.full import world as world_module
+from pasta_gym.full import ChatConfig, full_world_preset
 from pasta_gym.images import CachedImages, DiffusionImages
-from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
-from pasta_gym.trajectories.collection import dataset_identity
 from pasta_gym.trajectories.storage import read_metadata, read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
-from tests.images.tiny_pipelines import quiet, tiny_config, write_tiny_flux
+from tests.full.tiny_full import write_tiny_world, write_user_model
+from tests.images.tiny_pipelines import quiet
 
 CONF = pathlib.Path(__file__).parents[2] / "conf"
-TINY_CLIP = {
-    "embed_dim": 64,  # that of the shipped user model
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
-
-def write_tiny_clip(folder):
-    import torch
-    from safetensors.torch import save_file
-
-    from pasta_gym.encoders.open_clip_models import import_open_clip
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = import_open_clip().CLIP(**json.loads(json.dumps(TINY_CLIP)))
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": {}}))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-
-
-def write_user_model(folder):
-    """The shipped users; their metadata no longer says which encoder they were fitted with."""
-    shutil.copytree(weights_directory() / "user_model", folder)
-    metadata = json.loads((folder / "metadata.json").read_text())
-    metadata.pop("encoder", None)
-    (folder / "metadata.json").write_text(json.dumps(metadata))
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    root = tmp_path_factory.mktemp("full")
-    write_tiny_flux(root / "flux")
-    write_tiny_clip(root / "clip")
-    write_user_model(root / "users")
-    (root / "prompts.txt").write_text("".join(f"a cat number {i}\n" for i in range(60)))
-    return FullWorldConfig(
-        name="tiny-flux",
-        image_model=tiny_config(root / "flux", max_sequence_length=16),
-        chat=ChatConfig("rules"),
-        clip=ClipConfig(str(root / "clip"), tag=None, device="cpu"),
-        user_model=str(root / "users"),
-        initial_prompts=str(root / "prompts.txt"),
-        image_cache=str(root / "images"),
-        reply_cache="",
-    )
+    return write_tiny_world(tmp_path_factory.mktemp("full"))
 
 
 SMALL = {"slate_size": 2, "images_per_prompt": 2, "horizon": 2}
@@ -256,33 +212,6 @@ def test_names_and_shapes_out_of_range(config):
         full_world_preset("mini")
     with pytest.raises(ValueError, match=r"unknown fields \['clips'\]"):
         full_world_preset("sdxl", clips=1)
-
-
-def test_settings_that_change_no_content_are_no_part_of_a_datasets_id(config):
-    def identity(**changes):
-        world = dataclasses.replace(config, **changes)
-        made = CollectionConfig(EnvironmentConfig(world=world), n_episodes=3)
-        return dataset_identity(made, {})
-
-    smaller = dataclasses.replace(config.image_model, batch_size=config.image_model.batch_size + 1)
-    slower = dataclasses.replace(config.image_model, steps=config.image_model.steps + 1)
-    assert identity() == identity(image_model=smaller) == identity(image_cache="/elsewhere", image_cache_gigabytes=1.0)
-    assert identity() != identity(image_model=slower)
-    server = ChatConfig("openai", "m", base_url="http://one:8000/v1")
-    assert identity(chat=server) == identity(chat=dataclasses.replace(server, base_url="http://two:8000/v1"))
-    assert identity(chat=server) != identity(chat=dataclasses.replace(server, model="n"))
-
-
-def test_a_servers_key_comes_from_the_variable_that_is_named(monkeypatch):
-    config = ChatConfig("openai", "m", base_url="http://localhost:1/v1", api_key_env="OUR_KEY")
-    monkeypatch.setenv("OPENAI_API_KEY", "of OpenAI")
-    monkeypatch.delenv("OUR_KEY", raising=False)
-    with pytest.raises(ValueError, match="api_key_env names the variable OUR_KEY, which is empty or not set"):
-        world_module._openai(config)
-    monkeypatch.setenv("OUR_KEY", "ours")
-    for named, key in ((config, "ours"), (dataclasses.replace(config, api_key_env=None), "none")):
-        with contextlib.closing(world_module._openai(named)) as chat:
-            assert chat._client.api_key == key
 
 
 @pytest.mark.parametrize(

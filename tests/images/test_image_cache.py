@@ -400,3 +400,58 @@ def test_corrupt_entries_are_painted_again(tmp_path, caplog):
     assert images.cache.stats.corrupt == 2
     assert "is broken and counts as missing" in caplog.text
     assert images.cache.check() == []
+
+
+def test_every_batch_is_kept_before_the_next_is_painted(tmp_path):
+    _, images = cached(tmp_path, batch_size=4)
+    embed, sizes = images.images.encode_images, []
+
+    def dies_at_the_third(pixels):
+        sizes.append(len(pixels))
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        return embed(pixels)
+
+    images.images.encode_images = dies_at_the_third
+    with pytest.raises(KeyboardInterrupt):
+        images.generate(PROMPTS, KEYS)
+    assert sizes == [4, 4, 1]
+    assert len(images.cache) == 8
+    painter, images = cached(tmp_path, batch_size=4)
+    whole = images.generate(PROMPTS, KEYS)
+    assert painter.n == 1
+    np.testing.assert_array_equal(whole.pixels, plain().pixels)
+    np.testing.assert_array_equal(whole.embeddings, plain().embeddings)
+
+
+@pytest.mark.parametrize("fill_batches", [False, True])
+@pytest.mark.parametrize("is_kept", [True, False], ids=["cached", "not cached"])
+def test_an_encoder_that_runs_out_of_memory_is_given_less(tmp_path, is_kept, fill_batches):
+    import torch
+
+    _, images = cached(tmp_path, batch_size=4, fill_batches=fill_batches)
+    images, own = (images if is_kept else images.images), images.images
+    embed, fitted = own.encode_images, []
+
+    def small(pixels):
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("no room")
+        fitted.append(len(pixels))
+        return embed(pixels)
+
+    own.encode_images = small
+    found = images.generate(PROMPTS, KEYS)
+    assert sum(fitted) == 9
+    np.testing.assert_array_equal(found.pixels, plain().pixels)
+    np.testing.assert_array_equal(found.embeddings, plain().embeddings)
+    assert own.batch_size == (2 if is_kept else 4)
+    if is_kept:  # under the encoder of another name the pictures are there, and the same holds
+        _, images = cached(tmp_path, fingerprint="other", batch_size=4)
+        images.images.encode_images = small
+        np.testing.assert_array_equal(images.generate(PROMPTS, KEYS).embeddings, plain().embeddings)
+        assert len(images.cache.get(next(iter_keys(images.cache))).embeddings) == 2
+        assert sum(fitted) == 18
+
+
+def iter_keys(cache):
+    return (path.parent.name + path.name.removesuffix(".safetensors") for path in cache.folder.glob("??/*.safetensors"))
