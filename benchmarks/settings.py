@@ -88,6 +88,12 @@ def read_settings(config: DictConfig, overrides: Sequence[str] | None = None) ->
         raise ValueError(f"reward must be one of {REWARDS}, got {resolved['reward']!r}")
     if not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
         raise ValueError(f"seed must be a whole number of 0 or more, got {resolved['seed']!r}")
+    if (resolved["agent"].get("config") or {}).get("posterior_from") and resolved["env"].get("aggregator") is not None:
+        raise ValueError(
+            f"env.aggregator={resolved['env']['aggregator']} gives the users another aggregator than the user model in "
+            "agent.config.posterior_from, whose posterior would not be theirs; leave env.aggregator out, or take an "
+            "agent without a privileged belief"
+        )
     evaluation = instantiate(resolved["evaluation"])
     environment = replace(
         instantiate(resolved["env"]), images=resolved["images"], reward=resolved["reward"], split=evaluation.split

@@ -453,6 +453,17 @@ def test_a_folder_in_an_agents_configuration_counts_by_the_weights_in_it(tmp_pat
     assert hash_with(tmp_path / "here", b"1") != hash_with(tmp_path / "there", b"2")
 
 
+def test_a_privileged_belief_is_that_of_the_environments_users():
+    def settings(*overrides):
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return read_settings(compose("run", list(overrides)))
+
+    assert settings("agent=iql", "++env.aggregator=max").environment.aggregator == "max"
+    assert settings("agent=iql_privileged").environment.aggregator is None
+    with pytest.raises(ValueError, match=r"env\.aggregator=max gives the users another aggregator"):
+        settings("agent=iql_privileged", "++env.aggregator=max")
+
+
 def test_a_dashboard_is_told_what_a_run_is_made_and_learned_from(configure, monkeypatch):
     class Listener:
         def __init__(self):
