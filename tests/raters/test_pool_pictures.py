@@ -8,8 +8,9 @@ import PIL.Image
 import pytest
 
 from pasta_gym.mini import grammar, rater_data
-from pasta_gym.mini.pool_pictures import PoolPictures, pictures_path, write_pictures
+from pasta_gym.mini.pool_pictures import PoolPictures, image_keys, pictures_path, write_pictures
 from pasta_gym.mini.rater_sessions import PoolConfig, load_pool, paint_sessions
+from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import Images
 from tests.raters.test_rater_data import CONFIG, Toy, studio, values_in
 
@@ -24,12 +25,22 @@ def painted(tmp_path_factory):
 def test_every_picture_shows_the_prompt_of_its_place(painted):
     pool, pictures = load_pool(painted / "pool")[0], PoolPictures(painted / "pictures")
     assert (len(pictures), pictures.images_per_session, pictures.picture_shape) == (32, 26, (8, 8, 3))
-    for session in (0, 9, 23, 31):
+    for session in (0, 8, 9, 20, 23, 31):  # firsts and lasts of files among them
         shown = values_in(pictures.session(session))
         first = grammar.slot_values(pool.initial_prompts[session])
         slates = grammar.slot_values(pool.slates[session])[:, :, None]
         assert ((shown[:2] == first) | (first == 0)).all()
         assert ((shown[2:].reshape(3, 4, 2, 6) == slates) | (slates == 0)).all()
+
+
+def test_every_picture_of_a_pool_has_a_key_of_its_own():
+    """The shipped pool was painted with these keys; others would be other pictures."""
+    sessions = np.array([3, 7])
+    keys = [image_keys(5, sessions, turn, columns, 2) for turn, columns in ((0, 1), (1, 4), (2, 4))]
+    assert [k.shape for k in keys] == [(2, 1, 2), (2, 4, 2), (2, 4, 2)]
+    assert len(np.unique(np.concatenate([k.reshape(-1) for k in keys]))) == 2 * 2 * 9
+    assert keys[2][1, 3, 0] == mix(5, 7, 2, 3, 0, IMAGE)
+    assert (image_keys(6, sessions, 1, 4, 2) != keys[1]).all()
 
 
 def test_pictures_of_a_painted_pool_are_the_ones_that_were_judged(painted, tmp_path):
