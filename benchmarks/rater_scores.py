@@ -15,7 +15,6 @@ import PIL.Image
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.mini import grammar, rater_data
 from pasta_gym.mini.pool_pictures import PoolPictures
-from pasta_gym.mini.rater_sessions import Pool, load_pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.data import PreferenceData, load_preferences
@@ -82,11 +81,6 @@ def load_raters(folder: pathlib.Path, split: str = "test") -> Raters:
     )
 
 
-def _pool_of(folder: pathlib.Path) -> Pool:
-    metadata = json.loads((folder / "metadata.json").read_text())
-    return load_pool(folder / metadata["pool"])[0]
-
-
 def seen_through(raters: Raters, encoder: ClipEncoder, pictures: PoolPictures) -> Raters:
     """Show the held-out raters' pictures and prompts to another encoder, for a user model that was trained with it.
 
@@ -101,7 +95,7 @@ def seen_through(raters: Raters, encoder: ClipEncoder, pictures: PoolPictures) -
     Raises:
         ValueError: If a session is not painted.
     """
-    pool, data = _pool_of(raters.folder), raters.data
+    pool, data = rater_data.pool_of_labels(raters.folder), raters.data
     n_images = pool.image_embeddings.shape[1]
     images = np.full(data.image_embeddings.shape, np.nan, dtype=np.float32)
     for session in np.flatnonzero(data.rater_splits[pool.raters] != 0).tolist():
@@ -185,7 +179,7 @@ def score_ceiling(raters: Raters, n_labels: tuple[int, ...] = N_LABELS, n_draws:
     """
     if not raters.is_planted:
         raise ValueError(f"{raters.folder} holds no planted truth, so there is no known ceiling")
-    pool, truth = _pool_of(raters.folder), rater_data.load_truth(raters.folder)
+    pool, truth = rater_data.pool_of_labels(raters.folder), rater_data.load_truth(raters.folder)
     made, _ = ceiling_predictions(raters.data, pool, truth, raters.tasks, n_labels, n_draws)
     return Scored(_of_predictions(made), made)
 
@@ -231,7 +225,7 @@ def recovery(model: UserModel, raters: Raters, split: str = "test") -> dict[str,
         ``adjusted_rand_index``, ``matched`` (share of raters of the matched type), ``types`` ``(R,)``, and
         ``fidelity``: by archetype the rank correlation of learned utility and planted taste.
     """
-    pool, truth = _pool_of(raters.folder), rater_data.load_truth(raters.folder)
+    pool, truth = rater_data.pool_of_labels(raters.folder), rater_data.load_truth(raters.folder)
     who = raters.data.raters_of(split)
     posterior = posterior_from_all_labels(model, raters.data, who)
     types, planted = posterior.argmax(axis=1), truth.raters.archetypes[who]

@@ -252,6 +252,16 @@ def label(
     return metadata
 
 
+def pool_of_labels(folder: pathlib.Path) -> Pool:
+    """Read the pool that a world's labels are about.
+
+    Raises:
+        ValueError: If it is missing, broken or not finished.
+    """
+    metadata = json.loads((folder / "metadata.json").read_text())
+    return load_pool(folder / metadata["pool"])[0]
+
+
 def _write_table(path: pathlib.Path, columns: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

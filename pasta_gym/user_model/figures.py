@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pasta_gym.mini import ceilings, grammar, raters
-from pasta_gym.mini.rater_data import Truth, load_truth
-from pasta_gym.mini.rater_sessions import Pool, load_pool
+from pasta_gym.mini.rater_data import Truth, load_truth, pool_of_labels
+from pasta_gym.mini.rater_sessions import Pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import rater_log_likelihoods
@@ -239,7 +239,7 @@ def all_figures(data_folder: pathlib.Path, model_folder: pathlib.Path) -> dict[s
         require_frozen_encoder(fitted.metadata, "this command")
     data, truth = load_preferences(data_folder), load_truth(data_folder)
     metadata = json.loads((data_folder / "metadata.json").read_text())
-    pool = load_pool(data_folder / metadata["pool"])[0]
+    pool = pool_of_labels(data_folder)
     figures: dict[str, Any] = {
         "raters": rater_figures(pool, truth, metadata),
         "model": {
