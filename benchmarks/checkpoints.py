@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 
 from benchmarks import runs
-from pasta_gym.worlds import make_world
+from pasta_gym.trajectories import provenance
+from pasta_gym.worlds import WorldRecipe, make_world
 
 OF_TRAINING = ("agent", "reward", "data", "data_name", "seed")
 """What a trained agent was made with."""
@@ -24,6 +25,17 @@ _MISSING = object()
 def keys_of(overrides: Sequence[str]) -> set[str]:
     """Read the keys that overrides name: ``{"env.slate_size"}`` of ``["+env.slate_size=3"]``."""
     return {str(override.key_or_group) for override in OverridesParser.create().parse_overrides(list(overrides))}
+
+
+def world_identity(given: Any) -> Any:
+    """Replace a recipe's configuration by what the recipe says of itself: a larger batch or a cache is no other world.
+
+    Args:
+        given: ``env.world``: a world's name, a recipe, or the configuration of one.
+    """
+    recipe = instantiate(given) if isinstance(given, dict) else given
+    told = provenance.recipe_identity(recipe) if isinstance(recipe, WorldRecipe) else None
+    return given if told is None else told
 
 
 def with_checkpoint(
@@ -51,9 +63,7 @@ def with_checkpoint(
         named = keys_of(overrides)
     merged = {**resolved, **{name: saved[name] for name in OF_TRAINING}, "checkpoint": str(source)}
     merged["env"] = _environment(resolved, saved["env"], usual["env"], named)
-    moved = sorted(
-        name for name in {*merged["env"], *saved["env"]} if _at(merged, f"env.{name}") != _at(saved, f"env.{name}")
-    )
+    moved = sorted(name for name in {*merged["env"], *saved["env"]} if not _alike(name, merged["env"], saved["env"]))
     merged.pop(MOVED, None)
     if moved:
         merged[MOVED] = moved
@@ -80,10 +90,16 @@ def _environment(
         return given
     said = {key.split(".")[1] for key in named if key.startswith("env.")} | ({"world"} & set(named))
     said |= {name for name, value in given.items() if value != usual.get(name)} | set(resolved.get(MOVED, ()))
-    if "world" in said and given.get("world") != trained.get("world"):
+    if "world" in said and not _alike("world", given, trained):
         said.add("user_model")  # the users of one world are not those of another
     kept = {name: value for name, value in trained.items() if name not in said}
     return {**kept, **{name: value for name, value in given.items() if name in said}}
+
+
+def _alike(name: str, env: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations of an environment mean the same by one of their settings."""
+    found, expected = (given.get(name, _MISSING) for given in (env, other))
+    return found == expected or (name == "world" and world_identity(found) == world_identity(expected))
 
 
 def _with_users(saved: Mapping[str, Any], env: Mapping[str, Any], said: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from benchmarks.tracking import TrackingConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.files import digest
-from pasta_gym.worlds import World, WorldRecipe, make_world
+from pasta_gym.worlds import World, make_world
 
 CONFIG_FOLDER = pathlib.Path(__file__).parent.parent / "conf"
 PACKAGE = pathlib.Path(pasta_gym.__file__).parent
@@ -145,7 +145,9 @@ def config_hash(resolved: dict[str, Any]) -> str:
     left_out = ("runs", "shards", "tracking", checkpoints.MOVED)
     content = {name: value for name, value in resolved.items() if name not in left_out}
     content["agent"] = provenance.by_content(resolved["agent"])
-    content["env"] = {name: _world(value) if name == "world" else value for name, value in resolved["env"].items()}
+    content["env"] = {
+        name: checkpoints.world_identity(value) if name == "world" else value for name, value in resolved["env"].items()
+    }
     content["env"] = provenance.by_content(content["env"])
     content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
@@ -181,13 +183,6 @@ def models_digest(environment: EnvironmentConfig) -> str:
         if not folder.is_relative_to(PACKAGE.resolve()):
             hashes |= {f"user model/{name}": value for name, value in provenance.folder_hashes(folder).items()}
     return digest(hashes)
-
-
-def _world(given: Any) -> Any:
-    """Replace a recipe's configuration by what the recipe says of itself: a larger batch or a cache is no other run."""
-    recipe = instantiate(given) if isinstance(given, dict) else given
-    told = provenance.recipe_identity(recipe) if isinstance(recipe, WorldRecipe) else None
-    return given if told is None else told
 
 
 def user_model_folder(world: str | DictConfig, *, _root_: DictConfig) -> str:

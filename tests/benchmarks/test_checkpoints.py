@@ -96,6 +96,33 @@ def test_users_of_one_world_do_not_come_along_to_another(said, trained, other_wo
     assert moved.resolved["moved"] == ["user_model", "world"]
 
 
+class Recipe:
+    """A world's recipe with a setting that moves no conversation."""
+
+    def __init__(self, name="tiny", batch_size=4):
+        self.name, self.batch_size = name, batch_size
+
+    def identity(self):
+        return {"name": self.name}
+
+    def make(self):
+        return worlds.make_world(self.name)
+
+
+def test_users_come_along_to_the_same_world_in_larger_batches(said, trained, other_world, tmp_path):
+    saved = OmegaConf.load(trained / "config.yaml")
+    saved.env.user_model = str(tmp_path / "users")
+    saved.env.world = {"_target_": f"{__name__}.Recipe", "batch_size": 4}
+    OmegaConf.save(saved, trained / "config.yaml")
+    same = said(f"env.world={{_target_:{__name__}.Recipe,batch_size:16}}")
+    assert same.resolved["env"]["world"] == {"_target_": f"{__name__}.Recipe", "batch_size": 16}
+    assert same.environment.user_model == str(tmp_path / "users")
+    assert "moved" not in same.resolved
+    other = said(f"env.world={{_target_:{__name__}.Recipe,name:{other_world}}}")
+    assert other.environment.user_model is None
+    assert other.resolved["moved"] == ["user_model", "world"]
+
+
 @pytest.mark.parametrize("world", ["env.world=other", "world=mini"])
 def test_the_configuration_in_a_run_directory_makes_the_same_run(said, other_world, world):
     settings = said(world, "+env.slate_size=2")
