@@ -31,6 +31,12 @@ def fill_block(page: pathlib.Path, name: str, text: str) -> None:
     page.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
 
 
+def has_block(page: pathlib.Path, name: str) -> bool:
+    """Whether a page names a block; one with half of its markers is refused when it is filled."""
+    content = page.read_text()
+    return f"<!-- {name}:begin -->" in content or f"<!-- {name}:end -->" in content
+
+
 def printed(command: str) -> str:
     """Say which command line printed a block, today."""
     return f"Printed by `{command}` on {datetime.datetime.now(tz=datetime.UTC).date()}."
@@ -45,7 +51,7 @@ def printed_by(command: str, arguments: Sequence[str] | None) -> str:
             out: readers have other folders.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for option in ("--out", "--page", "--threads", "--workers"):
+    for option in ("--out", "--page", "--block", "--threads", "--workers"):
         if option in given:
             del given[given.index(option) : given.index(option) + 2]
     return printed(shlex.join(["python", "-m", f"benchmarks.{command}", *given]))

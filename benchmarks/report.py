@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks import alike, comparison_pages, held_out, html_report, personalisation, runs, shards, stats, transfer
 from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
 from benchmarks.comparisons import CLAIRVOYANT, HOME, RANDOM, REFERENCES
-from benchmarks.pages import fill_block, printed
+from benchmarks.pages import fill_block, has_block, printed, printed_by
 from benchmarks.regimes import section as regime_tables
 from benchmarks.score_table import seeds_note, table_rows
 from benchmarks.stats import Interval, Scores
@@ -30,6 +30,7 @@ from pasta_gym.types import IntArray
 BOOTSTRAP_SEED = 20_260_101
 MARK = " \\*"
 BLOCKS = ("table", "transfer")
+STATISTICS_BLOCK = "statistics"
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,20 @@ def write_report(
     Returns:
         The table as Markdown, and the files written.
     """
+    made = _write(root, n_replicates, shards_folder)
+    return made.text, made.files
+
+
+class _Written(NamedTuple):
+    """The reports, their tables and their statistics as Markdown, and the files that hold them."""
+
+    reports: list[Report]
+    text: str
+    statistics: str
+    files: list[pathlib.Path]
+
+
+def _write(root: pathlib.Path, n_replicates: int, shards_folder: pathlib.Path | None) -> _Written:
     if shards_folder is not None:
         root.mkdir(parents=True, exist_ok=True)
     found = shards.find_all(root, shards_folder)
@@ -290,7 +305,7 @@ def write_report(
     shown: dict[str, Any] = {"rest": rest, "comparisons": comparisons, "drawn": drawn, "command": again}
     html_report.write(written[3], reports, texts, found[0], **shown)
     written += figures
-    return text, written + statistics_files
+    return _Written(reports, text, statistics, written + statistics_files)
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -329,17 +344,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap replicates of each interval")
     parser.add_argument("--page", type=pathlib.Path, help="also put the table into this page's block, as in README.md")
     parser.add_argument("--block", choices=BLOCKS, default=BLOCKS[0], help="what goes there: all, or transfer alone")
-    parser.add_argument("--command", default="make benchmark", help="what that page says it was printed by")
+    parser.add_argument("--command", help="what that page says it was printed by; this command if left out")
     given = parser.parse_args(arguments)
-    text, written = write_report(given.runs, n_replicates=given.replicates, shards_folder=given.shards)
+    made = _write(given.runs, given.replicates, given.shards)
+    files = list(made.files)
     if given.page:
-        made = f"{printed(given.command)}\n\n"
-        if given.block == "transfer":
-            reports = make_reports(given.runs, n_replicates=given.replicates, shards_folder=given.shards)
-            text = "\n".join(line for report in reports for line in transfer.section(report))
-        fill_block(given.page, given.block, made + text)
-        written.append(given.page)
-    sys.stdout.write(text + "\nwrote\n" + "".join(f"  {path}\n" for path in written))
+        _fill(
+            given.page, given.block, made, printed(given.command) if given.command else printed_by("report", arguments)
+        )
+        files.append(given.page)
+    text = _of_block(made, given.block) if given.page else made.text
+    sys.stdout.write(text + "\nwrote\n" + "".join(f"  {path}\n" for path in files))
+
+
+def _fill(page: pathlib.Path, block: str, made: _Written, by: str) -> None:
+    """Put the table into its block, and the statistics, which are long, into theirs if the page has one."""
+    fill_block(page, block, f"{by}\n\n{_of_block(made, block)}")
+    if block == BLOCKS[0] and has_block(page, STATISTICS_BLOCK):
+        nothing = "Nothing to compare: statistics need both ends of a scale and a learner of two training seeds."
+        fill_block(page, STATISTICS_BLOCK, f"{by}\n\n{made.statistics.strip() or nothing}")
+
+
+def _of_block(made: _Written, block: str) -> str:
+    if block != "transfer":
+        return made.text
+    return "\n".join(line for report in made.reports for line in transfer.section(report))
 
 
 if __name__ == "__main__":

@@ -229,6 +229,41 @@ def test_the_transfer_tables_can_go_to_a_page_of_their_own(planted, tmp_path, ca
     assert str(page) in capsys.readouterr().out
 
 
+def test_one_command_fills_a_page_with_the_table_and_with_the_statistics(planted, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    blocks = {name: f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n" for name in ("table", "statistics")}
+    page.write_text("head\n" + blocks["table"] + "between\n" + blocks["statistics"] + "tail\n")
+    report.main([str(planted), "--page", str(page), "--replicates", "50"])
+    table, statistics = page.read_text().split("between\n")
+    by = f"Printed by `python -m benchmarks.report {planted} --replicates 50` on "
+    assert table.startswith(f"head\n<!-- table:begin -->\n{by}")
+    assert "| iql " in table
+    assert "Statistics of" not in table
+    assert statistics.startswith(f"<!-- statistics:begin -->\n{by}")
+    assert "### Paired differences" in statistics
+    assert statistics.endswith("<!-- statistics:end -->\ntail\n")
+    assert "old" not in table + statistics
+    # Together they are what the report has.
+    whole = (planted / "report" / "table.md").read_text().splitlines()
+    assert set(whole) <= set(page.read_text().splitlines())
+    page.write_text(blocks["table"])  # statistics are long, and a page may do without
+    report.main([str(planted), "--page", str(page), "--replicates", "50", "--command", "this"])
+    assert page.read_text().startswith("<!-- table:begin -->\nPrinted by `this` on ")
+    assert "Statistics of" not in page.read_text()
+    page.write_text(blocks["table"] + "<!-- statistics:begin -->\n")
+    with pytest.raises(ValueError, match="must hold <!-- statistics:begin --> and <!-- statistics:end --> once each"):
+        report.main([str(planted), "--page", str(page), "--replicates", "50"])
+
+
+def test_a_page_without_anything_to_compare_says_so(planted, tmp_path):
+    for seed in (1, 2):
+        shutil.rmtree(plant(planted, "iql", 4.0, seed=seed))
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("table", "statistics")))
+    report.main([str(planted), "--page", str(page), "--replicates", "50"])
+    assert "Nothing to compare: statistics need" in page.read_text()
+
+
 def test_all_files_are_written_and_the_page_needs_nothing_else(planted):
     text, written = report.write_report(planted, n_replicates=50)
     tables, figures = {"table.md", "scores.csv", "summary.json", "statistics.json"}, {"figure.png", "profiles.png"}
