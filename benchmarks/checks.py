@@ -38,8 +38,8 @@ def headline_checks(report: Report) -> list[Check]:
         checks += [_above_random(cell, agent, reward) for agent in learned]
         if CLAIRVOYANT in cell.returns:
             checks.append(_not_saturated(cell, reward))
-            if BLIND in cell.returns:
-                checks.append(_headroom(cell, reward))
+            checks.append(_headroom(cell, reward))
+            checks += _outside(cell, learned, reward)
         others = [(name, other) for (own, name), other in report.cells.items() if own == reward and name != images]
         checks += [_same_order(cell, other, reward, images, name) for name, other in others]
     return checks
@@ -69,14 +69,34 @@ def _not_saturated(cell: Cell, reward: str) -> Check:
 
 
 def _headroom(cell: Cell, reward: str) -> Check:
-    blind = cell.mean[BLIND].estimate
-    top, floor = cell.mean[CLAIRVOYANT].estimate, cell.mean[RANDOM].estimate
-    share = (top - blind) / (top - floor) if top > floor else float("nan")
-    return Check(
-        f"personalisation is worth at least {MIN_HEADROOM:.0%} of the gap from random to clairvoyant, {reward}",
-        bool(share >= MIN_HEADROOM),
-        f"{share:.0%} above the best slate that ignores the user",
-    )
+    claim = f"personalisation is worth at least {MIN_HEADROOM:.0%} of the gap from random to clairvoyant, {reward}"
+    if BLIND not in cell.mean:
+        return Check(
+            claim, None, f"there is no run of {BLIND}, the best slate that ignores the user; run agent={BLIND}"
+        )
+    if BLIND not in cell.normalised:
+        return Check(claim, False, f"{CLAIRVOYANT} is not above {RANDOM}, so there is no gap to be a share of")
+    blind = cell.normalised[BLIND]
+    left = stats.Interval(1 - blind.estimate, 1 - blind.high, 1 - blind.low)
+    found = f"{interval_text(left)} of the gap above the best slate that ignores the user"
+    return Check(claim, left.estimate >= MIN_HEADROOM, found)
+
+
+def _outside(cell: Cell, learned: Sequence[str], reward: str) -> list[Check]:
+    """A failed check for each learner below random or beyond the clairvoyant: possible, so it is said, not hidden.
+
+    The clairvoyant is myopic, so an agent that plans ahead can pass it; one below random is broken or misled.
+    """
+    checks = []
+    for agent in learned:
+        score = cell.normalised.get(agent)
+        if score is None or 0 <= score.estimate <= 1:
+            continue
+        end, beyond = (0, f"below {RANDOM}") if score.estimate < 0 else (1, f"beyond the myopic {CLAIRVOYANT}")
+        noise = ", within noise" if score.low <= end <= score.high else ""
+        found = f"normalised {interval_text(score)}, {beyond}{noise}"
+        checks.append(Check(f"{agent} lies between {RANDOM} and {CLAIRVOYANT}, {reward}", False, found))
+    return checks
 
 
 def _same_order(at_home: Cell, painted: Cell, reward: str, home: str, images: str) -> Check:

@@ -138,6 +138,60 @@ def test_each_check_can_fail_alone(planted, agent, mean, words):
     assert any(claim.startswith(words) for claim in failed)
 
 
+HEADROOM = "personalisation is worth at least 20% of the gap from random to clairvoyant, sparse"
+
+
+def found_of(root, start):
+    [made] = report.make_reports(root, n_replicates=200)
+    return [check for check in made.checks if check.claim.startswith(start)]
+
+
+def test_headroom_has_an_interval_and_says_when_it_was_not_checked(planted):
+    [check] = found_of(planted, HEADROOM)
+    assert check.found == "0.50 [0.50, 0.50] of the gap above the best slate that ignores the user"  # luck is shared
+    shutil.rmtree(plant(planted, "blind_slate_aware", 4.0))
+    [check] = found_of(planted, HEADROOM)
+    assert check.passed is None
+    assert "no run of blind_slate_aware" in check.found
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert f"- not run: {HEADROOM}: there is no run of blind_slate_aware" in report.markdown(made)
+
+
+def test_headroom_without_a_gap_fails(planted):
+    plant(planted, "clairvoyant", 2.9, privileged=True)
+    [check] = found_of(planted, HEADROOM)
+    assert (check.passed, check.found) == (
+        False,
+        "clairvoyant is not above random, so there is no gap to be a share of",
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "where"),
+    [
+        (5.5, "normalised 1.25 [1.25, 1.25], beyond the myopic clairvoyant"),
+        (2.5, "normalised -0.25 [-0.25, -0.25], below"),
+    ],
+)
+def test_a_learner_outside_the_scale_has_a_line_of_its_own(planted, mean, where):
+    assert found_of(planted, "iql lies between") == found_of(planted, "slateq lies between") == []
+    plant(planted, "slateq", mean)
+    [check] = found_of(planted, "slateq lies between random and clairvoyant, sparse")
+    assert check.passed is False
+    assert check.found.startswith(where)
+    assert found_of(planted, "iql lies between") == []
+    plant(planted, "slateq", 4.0)
+    plant(planted, "oracle", mean, privileged=True)  # the bounds themselves are no learners
+    assert found_of(planted, "oracle lies between") == []
+
+
+def test_a_learner_outside_the_scale_within_noise_is_said_to_be(planted):
+    plant(planted, "slateq", 4.7)
+    plant(planted, "slateq", 5.4, seed=1)
+    [check] = found_of(planted, "slateq lies between")
+    assert check.found.endswith("beyond the myopic clairvoyant, within noise")
+
+
 def test_one_seed_under_random_is_enough_to_fail(planted):
     plant(planted, "random", 3.0)
     plant(planted, "iql", 2.95, seed=0, spread=1.0)
