@@ -193,12 +193,7 @@ def _compare(title: str, reports: Sequence[Report], n_replicates: int) -> Compar
             for name, statistic in aggregates.AGGREGATES.items()
         },
         improvement={pair: _improvement(kept, draws, now, drawn, *pair) for pair in pairs if {*pair} <= {*shared}},
-        differences=[
-            _difference(stratum, draw, *pair, rng)
-            for pair in pairs
-            for stratum, draw in zip(strata, every_draw, strict=True)
-            if {*pair} <= {*stratum.scores}
-        ],
+        differences=_differences(strata, every_draw, pairs, rng),
         run_profiles=profiles.run_profiles(now, drawn, run_scores),
         conversation_profiles={agent: of_conversations[agent] for agent in shared},
         run_scores=run_scores,
@@ -256,21 +251,51 @@ def _improvement(
     return stats.interval(float(of_runs[0]), of_drawn), stats.interval(float(played[0]), resampled)
 
 
-def _difference(stratum: Stratum, draw: Draw, learner: str, reference: str, rng: np.random.Generator) -> Difference:
+def _differences(
+    strata: Sequence[Stratum], draws: Sequence[Draw], pairs: Sequence[tuple[str, str]], rng: np.random.Generator
+) -> list[Difference]:
+    """Compare each pair in each stratum that has both; their tests are adjusted together, so they are made together."""
+    places = [
+        (stratum, draw, learner, reference)
+        for learner, reference in pairs
+        for stratum, draw in zip(strata, draws, strict=True)
+        if {learner, reference} <= {*stratum.scores}
+    ]
+    tables = [
+        paired.paired_differences(stratum.scores[learner], stratum.scores[reference])
+        for stratum, _, learner, reference in places
+    ]
+    of_conversations = paired.sign_flip_tests([differences.mean(axis=0) for differences in tables], rng)
+    of_seeds = paired.sign_flip_tests([differences.mean(axis=1) for differences in tables], rng)
+    return [
+        _difference(*place, differences, p_conversations, p_seed_flips)
+        for place, differences, p_conversations, p_seed_flips in zip(
+            places, tables, of_conversations, of_seeds, strict=True
+        )
+    ]
+
+
+def _difference(
+    stratum: Stratum,
+    draw: Draw,
+    learner: str,
+    reference: str,
+    differences: Scores,
+    p_conversations: float,
+    p_seed_flips: float,
+) -> Difference:
     better, worse = stratum.scores[learner], stratum.scores[reference]
-    differences = paired.paired_differences(better, worse)
     replicates = paired.drawn_differences(better, worse, draw, (learner, reference))
-    of_seed = differences.mean(axis=1)
     return Difference(
         learner=learner,
         reference=reference,
         stratum=stratum.name,
         gap=stats.interval(float(differences.mean()), replicates),
         p_bootstrap=paired.bootstrap_p_value(replicates),
-        p_conversations=paired.sign_flip_test(differences.mean(axis=0), rng),
+        p_conversations=p_conversations,
         p_seeds=power.seed_test(differences) if len(better) > 1 else None,
-        p_seed_flips=paired.sign_flip_test(of_seed, rng),
-        agreeing=int((np.sign(of_seed) == np.sign(differences.mean())).sum()),
+        p_seed_flips=p_seed_flips,
+        agreeing=int((np.sign(differences.mean(axis=1)) == np.sign(differences.mean())).sum()),
         seeds=len(better),
         episodes=stratum.n_episodes,
         spread=power.spread_of(differences),

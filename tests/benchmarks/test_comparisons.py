@@ -129,6 +129,17 @@ def test_p_values_of_the_table_are_adjusted_together(both_worlds):
     assert all(text == "< 0.001" or float(text) >= raw[0] for text in shown)
 
 
+def test_a_long_table_shows_what_a_short_one_does():
+    """Twelve rows with 10,000 flips could show no p-value below 0.0012, whatever the difference."""
+    reports = [make_report(f"mini_{number}", sparse=planted(number, gain=3)) for number in range(6)]
+    [made] = compare(reports, n_replicates=50)
+    assert len(made.differences) == 12
+    assert {row[4] for row in list(comparison_pages.tables(made))[2].rows} == {"< 0.001"}
+    assert [d.p_conversations for d in made.differences] == [
+        d.p_conversations for d in compare(reports, n_replicates=50)[0].differences
+    ]
+
+
 def test_what_has_no_scale_or_one_seed_is_not_compared():
     good = planted(0)
     assert len(compare([make_report(sparse=good)], n_replicates=50)) == 1

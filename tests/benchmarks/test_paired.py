@@ -5,8 +5,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats as scipy_stats
 
+from benchmarks import paired
 from benchmarks.aggregates import Stratum, resample
-from benchmarks.paired import bootstrap_p_value, drawn_differences, holm, paired_differences, sign_flip_test
+from benchmarks.paired import (
+    bootstrap_p_value,
+    drawn_differences,
+    holm,
+    paired_differences,
+    resamples_for,
+    sign_flip_test,
+    sign_flip_tests,
+)
 
 
 def rng(seed=0):
@@ -61,6 +70,39 @@ def test_drawn_and_counted_sign_flips_agree():
 
 def test_a_drawn_p_value_is_never_zero():
     assert_allclose(sign_flip_test(np.ones(200), rng(), 1999), 1 / 2000)
+
+
+@pytest.mark.parametrize("n_rows", [1, 24, 144])
+def test_no_length_of_table_hides_what_its_sign_flips_show(n_rows):
+    """Holm's method multiplies the least p-value by the number of rows: with 10,000 flips for 24 rows it was 0.0024."""
+    rows = [np.ones(70)] * n_rows
+    adjusted = holm(sign_flip_tests(rows, rng()))
+    assert (adjusted < 0.001).all()
+    assert_allclose(adjusted, min(n_rows / (resamples_for(n_rows) + 1), 1))
+
+
+def test_the_number_of_flips_grows_with_the_table_from_ten_thousand_on():
+    assert [resamples_for(n) for n in (0, 1, 5, 6, 144)] == [10_000, 10_000, 10_000, 12_000, 288_000]
+
+
+def test_rows_that_share_flips_have_the_p_values_of_each_alone():
+    rows = [rng(seed).normal(0.2, 1, size=n) for seed, n in enumerate((30, 60, 30, 4, 60))]
+    rows.insert(2, np.zeros(60))
+    together = sign_flip_tests(rows, rng(8), 2000)
+    assert together == sign_flip_tests(rows, rng(8), 2000) != sign_flip_tests(rows, rng(9), 2000)
+    assert_allclose(together[0], sign_flip_test(rows[0], rng(8), 2000))  # the first to draw
+    assert_allclose(together[4], sign_flip_test(rows[4], rng(), 2000))  # counted one by one
+    assert together[2] == 1.0
+    assert_allclose(together[5], scipys(rows[5], 9999), atol=0.04)
+    same = sign_flip_tests([rows[1], -3 * rows[1], rows[1][::-1]], rng(8), 2000)
+    assert same[0] == same[1] != same[2]
+
+
+def test_flips_are_drawn_and_counted_in_pieces(monkeypatch):
+    drawn, counted = rng(1).normal(0.25, 1, size=64), rng(2).normal(0.5, 1, size=9)
+    whole = sign_flip_test(drawn, rng(3), 4096), sign_flip_test(counted, rng())
+    monkeypatch.setattr(paired, "_ROWS", 64)  # of whole words, so the same flips come
+    assert (sign_flip_test(drawn, rng(3), 4096), sign_flip_test(counted, rng())) == whole
 
 
 def test_sign_flips_reject_a_true_null_as_often_as_they_say():
