@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import Interval, Scores, interquartile_mean, interval
+from benchmarks.stats import Interval, Scores, interquartile_mean, interval, scale_width, spans_scale
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ def run_means(values: Scores, draw: Draw, agent: str) -> Scores:
 
 def has_scale(stratum: Stratum, draw: Draw, *, zero: str = "random", one: str = "clairvoyant") -> bool:
     """Whether ``one`` is above ``zero`` in every draw, so that normalised scores are defined."""
-    return {zero, one} <= set(stratum.scores) and bool((_width(stratum, draw, zero, one) > 0).all())
+    if not {zero, one} <= set(stratum.scores):
+        return False
+    return spans_scale(_drawn_mean(stratum, draw, zero), _drawn_mean(stratum, draw, one))
 
 
 def normalised_runs(
@@ -145,7 +147,7 @@ def normalised_runs(
                 "score both on more conversations"
             )
         bottom = _drawn_mean(stratum, draw, zero)[:, None]
-        width = _width(stratum, draw, zero, one)[:, None]
+        width = scale_width(bottom, _drawn_mean(stratum, draw, one)[:, None])
         for agent in shared:
             runs[agent].append((run_means(stratum.scores[agent], draw, agent) - bottom) / width)
     return runs
@@ -155,10 +157,6 @@ def _drawn_mean(stratum: Stratum, draw: Draw, agent: str) -> Scores:
     """Mean of all runs of an agent in each draw, ``(R,)``."""
     mean: Scores = run_means(stratum.scores[agent], draw, agent).mean(axis=1)
     return mean
-
-
-def _width(stratum: Stratum, draw: Draw, zero: str, one: str) -> Scores:
-    return _drawn_mean(stratum, draw, one) - _drawn_mean(stratum, draw, zero)
 
 
 def pooled(runs: Sequence[Scores]) -> Scores:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import alike, runs, stats
-from benchmarks.comparison_pages import interval_text
 from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def _above_random(cell: Cell, agent: str, reward: str) -> Check:
     return Check(
         f"{agent} above random, {reward}: intervals apart and {seeds}",
         apart and every,
-        f"{interval_text(ours)} against {interval_text(floor)}; seeds {', '.join(f'{s:.2f}' for s in of_seed)}",
+        f"{ours.text()} against {floor.text()}; seeds {', '.join(f'{s:.2f}' for s in of_seed)}",
     )
 
 
@@ -75,10 +74,10 @@ def _headroom(cell: Cell, reward: str) -> Check:
             claim, None, f"there is no run of {BLIND}, the best slate that ignores the user; run agent={BLIND}"
         )
     if BLIND not in cell.normalised:
-        return Check(claim, False, f"{CLAIRVOYANT} is not above {RANDOM}, so there is no gap to be a share of")
+        return Check(claim, False, f"{CLAIRVOYANT} is not above {RANDOM} in every resample: no gap to be a share of")
     blind = cell.normalised[BLIND]
     left = stats.Interval(1 - blind.estimate, 1 - blind.high, 1 - blind.low)
-    found = f"{interval_text(left)} of the gap above the best slate that ignores the user"
+    found = f"{left.text()} of the gap above the best slate that ignores the user"
     return Check(claim, left.estimate >= MIN_HEADROOM, found)
 
 
@@ -94,7 +93,7 @@ def _outside(cell: Cell, learned: Sequence[str], reward: str) -> list[Check]:
             continue
         end, beyond = (0, f"below {RANDOM}") if score.estimate < 0 else (1, f"beyond the myopic {CLAIRVOYANT}")
         noise = ", within noise" if score.low <= end <= score.high else ""
-        found = f"normalised {interval_text(score)}, {beyond}{noise}"
+        found = f"normalised {score.text()}, {beyond}{noise}"
         checks.append(Check(f"{agent} lies between {RANDOM} and {CLAIRVOYANT}, {reward}", False, found))
     return checks
 

@@ -37,7 +37,7 @@ def tables(comparison: Comparison) -> Iterator[Table]:
         "shared conversations within each stratum.",
         ["agent", "runs", "interquartile mean", "optimality gap"],
         [
-            [comparison.labels[agent], str(n), *(interval_text(of[agent]) for of in comparison.aggregates.values())]
+            [comparison.labels[agent], str(n), *(of[agent].text() for of in comparison.aggregates.values())]
             for agent, n in comparison.runs.items()
         ],
     )
@@ -50,8 +50,8 @@ def tables(comparison: Comparison) -> Iterator[Table]:
             [
                 comparison.labels[learner],
                 comparison.labels[reference],
-                interval_text(runs),
-                interval_text(conversations),
+                runs.text(),
+                conversations.text(),
             ]
             for (learner, reference), (runs, conversations) in comparison.improvement.items()
         ],
@@ -87,7 +87,7 @@ def _difference_rows(comparison: Comparison) -> list[list[str]]:
             comparison.labels[made.learner],
             comparison.labels[made.reference],
             made.stratum,
-            interval_text(made.gap),
+            made.gap.text(),
             p_text(these[number]),
             p_text(training[number]) if number in training else "one seed",
             f"{made.agreeing} of {made.seeds}",
@@ -132,13 +132,6 @@ def _about(count: int) -> int:
     """Round up to two digits that count."""
     step: int = 10 ** max(0, math.floor(math.log10(count)) - 1)
     return -(-count // step) * step
-
-
-def interval_text(interval: Interval) -> str:
-    """Write an estimate with its interval."""
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    estimate, low, high = (round(value, 2) + 0.0 for value in (interval.estimate, interval.low, interval.high))
-    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def p_text(value: float) -> str:

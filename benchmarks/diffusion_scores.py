@@ -180,13 +180,13 @@ def as_table(diffusion: pathlib.Path, surrogate: pathlib.Path) -> str:
     for (agent, reward, seed), scores in moved.items():
         own = stats.mean_intervals({"own": scores.returns[None]}, rng)["own"]
         zero, before = moved.get(("random", reward, seed)), home.get((agent, reward, seed))
-        cells = [agent, reward, f"{len(scores):,}", _text(own)]
-        cells.append("" if zero is None or agent == "random" else _text(_paired(scores, zero, rng)))
+        cells = [agent, reward, f"{len(scores):,}", own.text()]
+        cells.append("" if zero is None or agent == "random" else _paired(scores, zero, rng).text())
         if before is None:
             cells += ["", ""]
         else:
             shared = np.isin(before.episodes, scores.episodes)
-            cells += [f"{before.returns[shared].mean():.2f}", _text(_paired(scores, before, rng))]
+            cells += [f"{before.returns[shared].mean():.2f}", _paired(scores, before, rng).text()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -200,10 +200,6 @@ def _paired(better: EpisodeScores, worse: EpisodeScores, rng: np.random.Generato
     _, ours, theirs = np.intersect1d(better.episodes, worse.episodes, return_indices=True)
     pair = {"better": better.returns[ours][None], "worse": worse.returns[theirs][None]}
     return stats.difference_interval(pair, "better", "worse", rng)
-
-
-def _text(interval: stats.Interval) -> str:
-    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ raters. What each figure means is in docs/user_model_evaluation.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -33,7 +34,7 @@ from benchmarks.rater_scores import (
     score_uniform,
     seen_through,
 )
-from benchmarks.stats import Interval, difference_interval, interval, mean_intervals, normalised_intervals
+from benchmarks.stats import Interval, NoScaleError, difference_interval, interval, mean_intervals, normalised_intervals
 from pasta_gym.mini.pool_pictures import PoolPictures
 from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories.rater_sessions import LABELS
@@ -199,7 +200,8 @@ def shares_of_the_way(scored: Mapping[str, list[Scored]]) -> dict[str, Interval]
             if difference_interval(found, CEILING, floor, rng).low <= 0:  # no way to go a share of
                 continue
             three = {name: found[name] for name in (floor, MODEL, CEILING)}
-            ways[metric] = normalised_intervals(three, rng, zero=floor, one=CEILING)[MODEL]
+            with contextlib.suppress(NoScaleError):
+                ways[metric] = normalised_intervals(three, rng, zero=floor, one=CEILING)[MODEL]
     return ways
 
 
@@ -208,7 +210,7 @@ def as_table(summary: Mapping[str, Mapping[str, Interval]]) -> str:
     names = list(dict.fromkeys(name for row in summary.values() for name in row))
     lines = ["| figure | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for metric, row in summary.items():
-        cells = [_cell(row[name]) if name in row else "-" for name in names]
+        cells = [row[name].text(3) if name in row else "-" for name in names]
         lines.append(f"| {_title(metric)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -216,10 +218,6 @@ def as_table(summary: Mapping[str, Mapping[str, Interval]]) -> str:
 def _title(metric: str) -> str:
     name, _, n = metric.partition("@")
     return name.replace("_", " ") + (f", n = {n}" if n else "")
-
-
-def _cell(value: Interval) -> str:
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def recovery_table(recovered: list[dict[str, Any]]) -> str:
@@ -329,7 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
     ways = shares_of_the_way(scored)
     if ways:
         text += "\n\n| share of the way to the ceiling | model |\n|---|---|\n"
-        text += "\n".join(f"| {_title(metric)} | {_cell(share)} |" for metric, share in ways.items())
+        text += "\n".join(f"| {_title(metric)} | {share.text(3)} |" for metric, share in ways.items())
     if recovered:
         text += "\n\n" + recovery_table(recovered)
     print(text)  # noqa: T201

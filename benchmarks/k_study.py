@@ -255,7 +255,7 @@ def as_table(records: dict[int, dict[int, dict[str, Any]]], ceiling: dict[str, f
     lines = ["| K | " + " | ".join(METRICS.values()) + " | adjusted Rand index | types above 1% | seconds a fit |"]
     lines.append("|---|" + "---|" * (len(METRICS) + 3))
     for k, of_seed in records.items():
-        cells = [f"{v[k].estimate:.3f} [{v[k].low:.3f}, {v[k].high:.3f}]" for v in summary.values()]
+        cells = [v[k].text(3) for v in summary.values()]
         rand = [r["recovery"]["adjusted_rand_index"] for r in of_seed.values() if "recovery" in r]
         used = np.mean([(np.array(r["prior"]) > 0.01).sum() for r in of_seed.values()])
         seconds = np.mean([r["seconds"] for r in of_seed.values()])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from benchmarks import paired, stats
-from benchmarks.comparison_pages import interval_text, p_text
+from benchmarks.comparison_pages import p_text
 from benchmarks.stats import Interval
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _row(report: Report, worth: Worth, p: float) -> str:
     cells = [
         *(report.label(contrast.knowing), report.label(contrast.ignorant), contrast.difference, worth.reward),
         f"{worth.seeds[0]} and {worth.seeds[1]}",
-        interval_text(worth.gap),
+        worth.gap.text(),
         p_text(p),
         "" if worth.share is None else f"{worth.share:.2f}",
     ]

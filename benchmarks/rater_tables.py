@@ -129,15 +129,15 @@ def markdown(made: Tables) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, heard in made.heard.items():
-        said = [_percent(made.shares[name, 0, answer]) for answer in ANSWERS]
-        utilities = [_text(column[name]) for column in (made.planted, made.learned, made.benchmark)]
-        cells = [name, str(len(heard.verdicts)), *said, _text(made.satisfaction[name], 2), *utilities]
+        said = [made.shares[name, 0, answer].text(0, percent=True) for answer in ANSWERS]
+        utilities = [column[name].text(3) for column in (made.planted, made.learned, made.benchmark)]
+        cells = [name, str(len(heard.verdicts)), *said, made.satisfaction[name].text(), *utilities]
         lines.append(f"| {' | '.join(cells)} |")
     for answer in ANSWERS:
         lines += ["", f"Share of *{answer}*, turn by turn:", ""]
         lines += ["| agent | " + " | ".join(f"turn {t}" for t in range(2, n_turns + 1)) + " |", "|---" * n_turns + "|"]
         for name in made.heard:
-            cells = [_percent(made.shares[name, turn, answer]) for turn in range(2, n_turns + 1)]
+            cells = [made.shares[name, turn, answer].text(0, percent=True) for turn in range(2, n_turns + 1)]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     if made.gains:
         lines += [
@@ -147,7 +147,7 @@ def markdown(made: Tables) -> str:
             "",
             "| agent | promised | felt | excess |",
             "|---|---|---|---|",
-            *(f"| {name} | {' | '.join(_text(i) for i in gain)} |" for name, gain in made.gains.items()),
+            *(f"| {name} | {' | '.join(i.text(3) for i in gain)} |" for name, gain in made.gains.items()),
         ]
     if len(made.heard) > 1:
         lines += ["", *(f"- {rater_verdicts.sentence(orders, judge)}" for judge, orders in made.orders.items())]
@@ -231,11 +231,3 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([header, *rows])
     return buffer.getvalue()
-
-
-def _percent(made: Interval) -> str:
-    return f"{made.estimate:.0%} [{made.low:.0%}, {made.high:.0%}]"
-
-
-def _text(made: Interval, digits: int = 3) -> str:
-    return f"{made.estimate:.{digits}f} [{made.low:.{digits}f}, {made.high:.{digits}f}]"

@@ -211,9 +211,8 @@ def sentence(orders: Orders, judge: str) -> str:
 
 
 def _with_gaps(pair: Pair) -> str:
-    return (
-        f"{pair.favourite} above {pair.other} by {_text(pair.learned)}, where raters put it {_text(pair.planted)} away"
-    )
+    learned, planted = pair.learned.text(3), pair.planted.text(3)
+    return f"{pair.favourite} above {pair.other} by {learned}, where raters put it {planted} away"
 
 
 def promised_and_felt(
@@ -245,7 +244,3 @@ def promised_and_felt(
             interval(now["learned"] - now["planted"], then["learned"] - then["planted"], CONFIDENCE),
         )
     return gains
-
-
-def _text(made: Interval) -> str:
-    return f"{made.estimate:.3f} [{made.low:.3f}, {made.high:.3f}]"

@@ -113,7 +113,7 @@ def columns(by_data: dict[str, Report], agent: str, reward: str) -> tuple[dict[s
 
 
 def _row(cells: list[str], names: Sequence[str], made: dict[str, Interval]) -> str:
-    texts = [f"{i.estimate:.2f} [{i.low:.2f}, {i.high:.2f}]" if (i := made.get(name)) else "" for name in names]
+    texts = [i.text() if (i := made.get(name)) else "" for name in names]
     return f"| {' | '.join([*cells, *texts])} |"
 
 

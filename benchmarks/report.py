@@ -8,6 +8,7 @@ there is something to compare, and prints the table.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -44,7 +45,8 @@ class Cell:
         numbers: ``(episodes,)`` their numbers, ascending.
         seeds: Training seed of each row of ``returns``, of each agent.
         mean: Mean return with its interval.
-        normalised: On the scale from random to the clairvoyant; empty if either is missing.
+        normalised: On the scale from random to the clairvoyant; empty if either is missing, or the second is not above
+            the first in every resample.
         final: ``(seeds, episodes)`` utility of the column chosen last, of each agent.
         unseen: ``(seeds, episodes)`` whether that column shows a combination that nothing was trained on; without the
             agents of which it is not known.
@@ -173,8 +175,10 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
             unseen[agent] = np.stack(flags)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     mean = stats.mean_intervals(returns, rng, n_replicates)
-    can_scale = RANDOM in mean and CLAIRVOYANT in mean and mean[CLAIRVOYANT].estimate > mean[RANDOM].estimate
-    normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates) if can_scale else {}
+    normalised = {}
+    if RANDOM in mean and CLAIRVOYANT in mean:
+        with contextlib.suppress(stats.NoScaleError):
+            normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates)
     seeds = {agent: [run.key.seed for run in own] for agent, own in by_agent.items()}
     return Cell(returns, utilities, len(shared), np.array(sorted(shared)), seeds, mean, normalised, final, unseen)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.comparison_pages import interval_text
-
 if TYPE_CHECKING:
     from benchmarks.report import Report
 
@@ -24,7 +22,7 @@ def table_rows(report: Report) -> tuple[list[str], list[list[str]]]:
             columns.append(cell.mean)
     rows = []
     for agent in report.agents:
-        values = [interval_text(column[agent]) if agent in column else "" for column in columns]
+        values = [column[agent].text() if agent in column else "" for column in columns]
         rows.append([report.label(agent), _seeds(report, agent), *values])
     return header, rows
 

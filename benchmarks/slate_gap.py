@@ -238,10 +238,7 @@ class Gap:
         mean = interval(float(self.percent.mean()), self.percent[draws].mean(axis=1))
         low, high = wilson_interval(int((self.percent <= 100 * EXACT).sum()), len(self.percent))
         hits = float((self.percent <= 100 * EXACT).mean())
-        return (
-            f"{mean.estimate:.2f} [{mean.low:.2f}, {mean.high:.2f}], {self.percent.max():.1f}, "
-            f"{hits:.0%} [{low:.0%}, {high:.0%}]"
-        )
+        return f"{mean.text()}, {self.percent.max():.1f}, {hits:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def gaps(problems: Problems) -> dict[str, Gap]:

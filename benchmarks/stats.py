@@ -12,6 +12,10 @@ Scores = NDArray[np.float64]
 """``(seeds, episodes)``: one row a training seed; column ``e`` is the same conversation for every agent."""
 
 
+class NoScaleError(ValueError):
+    """Two agents do not make a scale: the upper end is not above the lower one in every resample."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate and its percentile bootstrap interval."""
@@ -23,6 +27,14 @@ class Interval:
     def is_apart_from(self, other: Interval) -> bool:
         """Whether the two intervals share no point."""
         return self.low > other.high or self.high < other.low
+
+    def text(self, digits: int = 2, *, percent: bool = False) -> str:
+        """Write the estimate with its interval, ``0.25 [0.20, 0.30]`` or ``25% [20%, 30%]``."""
+        values = (self.estimate, self.low, self.high)
+        # Adding 0.0 turns a rounded -0.0 into 0.0.
+        rounded = [round(value, digits + 2 * percent) + 0.0 for value in values]
+        estimate, low, high = (f"{value:.{digits}{'%' if percent else 'f'}}" for value in rounded)
+        return f"{estimate} [{low}, {high}]"
 
 
 def bootstrap_means(
@@ -90,7 +102,7 @@ def normalised_intervals(
     The two ends are resampled too, with the same conversations, so their own intervals have no width.
 
     Raises:
-        ValueError: If an end has no scores, or ``one`` is not above ``zero``.
+        ValueError: If an end has no scores; a ``NoScaleError`` if ``one`` is not above ``zero`` in every resample.
     """
     return {name: interval(*made) for name, made in _normalised(scores, rng, zero, one, n_replicates).items()}
 
@@ -144,13 +156,34 @@ def _normalised(
         raise ValueError(f"the normalised score needs {sorted(missing)} among the agents, got {sorted(scores)}")
     bottom, top = float(scores[zero].mean()), float(scores[one].mean())
     if not top > bottom:
-        raise ValueError(f"{one} ({top:.3f}) must be above {zero} ({bottom:.3f}) to make a scale of them")
+        raise NoScaleError(f"{one} ({top:.3f}) must be above {zero} ({bottom:.3f}) to make a scale of them")
     replicates = bootstrap_means(scores, rng, n_replicates)
-    width = replicates[one] - replicates[zero]
+    width = scale_width(replicates[zero], replicates[one])
     return {
         name: ((float(values.mean()) - bottom) / (top - bottom), (replicates[name] - replicates[zero]) / width)
         for name, values in scores.items()
     }
+
+
+def spans_scale(zero: Scores, one: Scores) -> bool:
+    """Whether ``one`` is above ``zero`` in every resample, so that scores normalised by the two are defined."""
+    return bool((one > zero).all())
+
+
+def scale_width(zero: Scores, one: Scores) -> Scores:
+    """Width of a scale in each resample, ``(R,)``.
+
+    A width of zero or less would turn scores round, or make them infinite, in the middle of an interval.
+
+    Raises:
+        NoScaleError: If the upper end is not above the lower one in every resample.
+    """
+    if not spans_scale(zero, one):
+        raise NoScaleError(
+            "the upper end of a scale must be above the lower one in every resample, got "
+            f"{int((one <= zero).sum())} of {len(one)} where it is not; score both on more conversations"
+        )
+    return one - zero
 
 
 def difference_interval(

@@ -35,11 +35,13 @@ def changes(home: Cell, away: Cell, *, n_replicates: int = 2000) -> dict[str, In
     before, after = (
         {agent: _scores(cell, agent, own, numbers) for agent, own in seeds.items()} for cell in (home, away)
     )
-    for side in (before, after):
-        if not len(numbers) or not {ZERO, ONE} <= set(side) or not side[ONE].mean() > side[ZERO].mean():
-            return {}
+    if not len(numbers) or not {ZERO, ONE} <= set(before):
+        return {}
     rng = np.random.default_rng(_SEED)
-    return stats.normalised_change_intervals(before, after, rng, zero=ZERO, one=ONE, n_replicates=n_replicates)
+    try:
+        return stats.normalised_change_intervals(before, after, rng, zero=ZERO, one=ONE, n_replicates=n_replicates)
+    except stats.NoScaleError:
+        return {}
 
 
 def _scores(cell: Cell, agent: str, seeds: list[int], numbers: IntArray) -> Scores:
@@ -101,4 +103,4 @@ def _cell(cell: Cell, agent: str) -> str:
 
 
 def _text(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return "" if interval is None else interval.text()

@@ -289,10 +289,6 @@ def test_counts_are_rounded_up_to_two_digits(count, words):
     assert comparison_pages._about(count) == words
 
 
-def test_no_interval_shows_a_negative_zero():
-    assert comparison_pages.interval_text(Interval(-0.001, -0.004, 0.001)) == "0.00 [0.00, 0.00]"
-
-
 def test_all_that_is_written_says_the_same_and_is_the_same_again(tmp_path):
     reports = [make_report(sparse=planted(0), dense=planted(1, scale=5))]
     text, comparisons, written = comparison_pages.write(reports, tmp_path, n_replicates=60)

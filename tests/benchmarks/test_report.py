@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks import held_out, report, runs, score_table, transfer
+from benchmarks import held_out, report, runs, score_table, stats, transfer
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json
 
@@ -162,7 +162,7 @@ def test_headroom_without_a_gap_fails(planted):
     [check] = found_of(planted, HEADROOM)
     assert (check.passed, check.found) == (
         False,
-        "clairvoyant is not above random, so there is no gap to be a share of",
+        "clairvoyant is not above random in every resample: no gap to be a share of",
     )
 
 
@@ -243,6 +243,15 @@ def test_transfer_is_scored_on_the_scale_of_each_image_model(planted):
         *("| agent", "| iql"),
     ]
     assert "\n".join(lines) in report.markdown(made)
+
+
+def test_the_transfer_tables_show_no_negative_zero(planted):
+    for agent, mean in (("random", 3.0), ("iql", 2.996), ("clairvoyant", 5.0)):
+        plant(planted, agent, mean, images="painter", n=20)
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert made.cells["sparse", "painter"].normalised["iql"].estimate < 0
+    [own, _] = (line for line in transfer.section(made) if line.startswith("| iql |"))
+    assert own.endswith("| 0.00 [0.00, 0.00] |")
 
 
 def test_a_change_is_taken_over_the_conversations_that_both_image_models_have(planted):
@@ -352,6 +361,18 @@ def test_runs_without_the_ends_of_the_scale_still_make_a_table(tmp_path):
     [made] = report.make_reports(tmp_path, n_replicates=50)
     assert made.cells["sparse", "surrogate"].normalised == {}
     assert "4." in report.markdown(made)
+
+
+def test_a_scale_that_some_resamples_turn_round_is_none(tmp_path):
+    """Dividing by a width that goes through zero made intervals of any size."""
+    for agent, mean, spread in (("random", 3.0, 1.0), ("iql", 3.2, 1.0), ("clairvoyant", 3.6, 3.0)):
+        plant(tmp_path, agent, mean, spread=spread)
+    [made] = report.make_reports(tmp_path, n_replicates=200)
+    cell = made.cells["sparse", "surrogate"]
+    assert cell.mean["clairvoyant"].estimate > cell.mean["random"].estimate
+    assert cell.normalised == {}
+    with pytest.raises(stats.NoScaleError, match=r"in every resample, got \d+ of 200 where it is not; score both on"):
+        stats.normalised_intervals(cell.returns, np.random.default_rng(0), n_replicates=200)
 
 
 def test_agents_scored_on_other_episodes_are_compared_on_the_shared_ones(planted):

@@ -97,6 +97,14 @@ def test_intervals_hold_the_replicates_and_do_not_depend_on_other_generators(see
     assert first.high <= scores["a"].max() + 1e-9
 
 
+def test_no_interval_shows_a_negative_zero():
+    tiny = stats.Interval(-0.001, -0.004, 0.001)
+    assert tiny.text() == "0.00 [0.00, 0.00]"
+    assert tiny.text(3) == "-0.001 [-0.004, 0.001]"
+    assert tiny.text(0, percent=True) == "0% [0%, 0%]"
+    assert stats.Interval(0.256, 0.2, -0.004).text(1, percent=True) == "25.6% [20.0%, -0.4%]"
+
+
 def test_improvement_counts_ties_half():
     assert_allclose(stats.probability_of_improvement(np.array([[1.0, 2, 3]]), np.array([[0.0, 2, 4]])), 0.5)
     better, worse = rng().normal(size=(2, 50)), rng(1).normal(size=(3, 50))
