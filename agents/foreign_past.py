@@ -32,9 +32,14 @@ def with_foreign_past(observations: Observations) -> dict[str, Any]:
         A copy in which the past is exchanged.
 
     Raises:
-        ValueError: If the conversations are at different turns.
+        ValueError: If there is but one conversation, whose own past it would be, or they are at different turns.
     """
     turns = np.asarray(observations["turn"])
+    if len(turns) < 2:
+        raise ValueError(
+            f"conversations that exchange their pasts must be 2 or more side by side, got {len(turns)}; raise "
+            "evaluation.batch_size and evaluation.n_episodes, and leave tracking.pictures off, which plays one alone"
+        )
     if len(np.unique(turns)) > 1:
         raise ValueError(
             f"conversations that exchange their pasts must be at one turn, got {turns.min()}..{turns.max()}"
@@ -73,7 +78,7 @@ class ForeignPast:
         self.inner.train(dataset, seed=seed, log=log)
 
     def act(self, observations: Observations, seeds: UInt64Array) -> IntArray:
-        """Choose slates ``(B, L)`` from observations with exchanged pasts; see :func:`with_foreign_past`."""
+        """Choose slates ``(B, L)``, ``B`` of 2 or more, with exchanged pasts; see :func:`with_foreign_past`."""
         return self.inner.act(with_foreign_past(observations), seeds)
 
     def save(self, folder: Path) -> None:

@@ -44,6 +44,15 @@ def test_conversations_at_different_turns_are_refused(data):
         with_foreign_past(data.observations(np.arange(2), np.arange(2)))
 
 
+@pytest.mark.parametrize("turn", [0, 2])
+def test_one_conversation_has_nobody_elses_past(turn, data):
+    """Its neighbour in the batch was itself, so it was scored with its own past under the name of a foreign one."""
+    with pytest.raises(ValueError, match=r"must be 2 or more side by side, got 1; raise evaluation\.batch_size"):
+        with_foreign_past(data.observations(np.arange(1), np.full(1, turn)))
+    two = data.observations(np.arange(2), np.full(2, 2))
+    assert np.array_equal(with_foreign_past(two)["choices"], two["choices"][::-1])
+
+
 def test_an_agent_that_ignores_the_past_shows_the_same_slates_and_one_that_reads_it_does_not(data, tmp_path):
     observations, seeds = data.observations(np.arange(20), np.full(20, 2)), np.zeros(20, np.uint64)
     settings = {"steps": 30, "history": "none", "learning_rate": 1e-2, "mixture": MixtureConfig(3, steps=30)}

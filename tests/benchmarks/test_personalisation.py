@@ -52,7 +52,48 @@ def test_planted_worths_are_found_with_their_intervals():
     assert slateq.gap.low < 0 < slateq.gap.high
     assert (iql.seeds, iql.reward) == ((2, 3), "dense")
     assert exact.p < 0.001 < 0.05 < slateq.p
-    assert iql.share == pytest.approx(iql.gap.estimate / 5)
+    # The clairvoyant is 5 above random in every resample.
+    assert [iql.share.estimate, iql.share.low, iql.share.high] == pytest.approx(
+        [iql.gap.estimate / 5, iql.gap.low / 5, iql.gap.high / 5]
+    )
+
+
+def of_same_networks(**returns):
+    luck = np.random.default_rng(3).normal(0, 3, size=(1, N))
+    made = cell({"random": luck, "clairvoyant": luck + 8, **returns})
+    scale = {name: Interval(values.mean() / 8, 0, 1) for name, values in made.returns.items()}
+    made = dataclasses.replace(made, normalised=scale)
+    name = ("main", "simulated", "mini", "test")
+    return Report(name, "", list(made.returns), set(), {("sparse", "surrogate"): made})
+
+
+def test_the_same_networks_are_compared_seed_by_seed():
+    """Three networks far apart, each of which loses 1 where it is shown another's past."""
+    noise = np.random.default_rng(4).normal(0, 0.1, size=(3, N))
+    networks = np.array([[0.0], [3.0], [6.0]]) + np.random.default_rng(3).normal(0, 3, size=(1, N))
+    made = of_same_networks(slateq=networks, slateq_foreign=networks - 1 + noise, slateq_single=networks - 1 + noise)
+    single, foreign = personalisation.worths(made, n_replicates=300)
+    assert (single.contrast.same_networks, foreign.contrast.same_networks) == (False, True)
+    assert foreign.gap.estimate == pytest.approx(1 - noise.mean()) == pytest.approx(single.gap.estimate)
+    assert 0.9 < foreign.gap.low < foreign.gap.high < 1.1
+    assert single.gap.high - single.gap.low > 3  # networks of another training may be any three
+    assert foreign.share.low == pytest.approx(foreign.gap.low / 8)
+    assert foreign.seeds == (3, 3)
+
+
+def test_seeds_of_the_same_networks_are_paired_by_number_and_those_of_one_agent_alone_left_out():
+    networks = np.array([[0.0], [3.0], [6.0]]) + np.zeros((1, N))
+    made = of_same_networks(iql_history=networks, iql_history_foreign=networks[[2, 0]] - 1)
+    cell_ = made.cells["sparse", "surrogate"]
+    cell_.seeds.update(iql_history=[7, 8, 9], iql_history_foreign=[9, 7])
+    [found] = personalisation.worths(made, n_replicates=50)
+    assert [found.gap.low, found.gap.estimate, found.gap.high] == pytest.approx([1, 1, 1])
+    assert found.seeds == (2, 2)
+    cell_.seeds["iql_history_foreign"] = [3, 4]  # nothing to pair: as two agents
+    [found] = personalisation.worths(made, n_replicates=50)
+    assert found.gap.estimate == pytest.approx(3 - 2)
+    assert found.gap.high - found.gap.low > 1
+    assert found.seeds == (3, 2)
 
 
 def test_the_difference_is_the_mean_over_conversations_by_hand():
