@@ -18,7 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import alike, comparison_pages, held_out, html_report, personalisation, runs, shards, stats, transfer
+from benchmarks import (
+    aggregates,
+    alike,
+    comparison_pages,
+    held_out,
+    html_report,
+    personalisation,
+    runs,
+    shards,
+    stats,
+    transfer,
+)
 from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
 from benchmarks.comparisons import CLAIRVOYANT, HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, has_block, printed, printed_by
@@ -296,7 +307,7 @@ def _write(root: pathlib.Path, n_replicates: int, shards_folder: pathlib.Path | 
     text += "\n".join(regime_tables(reports, n_replicates=n_replicates))
     write_text(written[0], text + statistics)
     write_text(written[1], shards.joined_scores(root, shards_folder))
-    write_json(written[2], [_summary(report) for report in reports])
+    write_json(written[2], [_summary(report, n_replicates) for report in reports])
     figures = []
     for number, report in enumerate(reports):
         path = folder / ("figure.png" if number == 0 else f"figure_{number + 1}.png")
@@ -312,21 +323,30 @@ def _write(root: pathlib.Path, n_replicates: int, shards_folder: pathlib.Path | 
     return _Written(reports, text, statistics, written + statistics_files)
 
 
-def _summary(report: Report) -> dict[str, Any]:
+def _improvement(cell: Cell, n_replicates: int) -> dict[str, dict[str, float]]:
+    """Probability that the same user does better than with random, with its interval, for each agent."""
+    if RANDOM not in cell.returns:
+        return {}
+    strata = [aggregates.Stratum("the cell", cell.returns, "its conversations")]
+    drawn = aggregates.resample(strata, np.random.default_rng(BOOTSTRAP_SEED), n_replicates)
+    found = {
+        agent: [
+            aggregates.improvement_in_conversations(strata, draws, agent, RANDOM)
+            for draws in (aggregates.as_played(strata), drawn)
+        ]
+        for agent in cell.returns
+    }
+    return {agent: asdict(stats.interval(float(played[0]), many)) for agent, (played, many) in found.items()}
+
+
+def _summary(report: Report, n_replicates: int) -> dict[str, Any]:
     cells = {
         f"{reward}/{images}": {
             "episodes": cell.episodes,
             "seeds": {agent: len(values) for agent, values in cell.returns.items()},
             "mean_return": {agent: asdict(made) for agent, made in cell.mean.items()},
             "normalised": {agent: asdict(made) for agent, made in cell.normalised.items()},
-            "interquartile_mean_return": {
-                agent: float(stats.interquartile_mean(values).mean()) for agent, values in cell.returns.items()
-            },
-            "probability_of_improvement_over_random": {
-                agent: stats.probability_of_improvement(values, cell.returns[RANDOM])
-                for agent, values in cell.returns.items()
-                if RANDOM in cell.returns
-            },
+            "probability_of_improvement_over_random": _improvement(cell, n_replicates),
         }
         for (reward, images), cell in report.cells.items()
     }

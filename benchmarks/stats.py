@@ -89,6 +89,44 @@ def mean_intervals(
     return {name: interval(float(values.mean()), replicates[name]) for name, values in scores.items()}
 
 
+def mean_interval_where(
+    scores: Scores, chosen: NDArray[np.bool_], rng: np.random.Generator, n_replicates: int = 2000
+) -> Interval | None:
+    """Mean score of some conversations of each training seed, averaged over the seeds, with its 95% interval.
+
+    Seeds have other conversations of that kind and other numbers of them, and count alike: a seed with more does not
+    weigh more. Conversations and seeds are drawn as in :func:`bootstrap_means`.
+
+    Args:
+        scores: ``(seeds, episodes)`` of one agent.
+        chosen: ``(seeds, episodes)`` which count. A seed without any is left out of the mean.
+        rng: Source of the resamples.
+        n_replicates: How many.
+
+    Returns:
+        None if there are so few of them that a resample holds none: they have no interval.
+
+    Raises:
+        ValueError: If the two differ in shape, or ``scores`` are not finite.
+    """
+    if _require_scores("one agent", scores).shape != chosen.shape:
+        raise ValueError(f"chosen must have the shape of scores, {scores.shape}, got {chosen.shape}")
+    counts = _times_drawn(scores.shape[1], n_replicates, rng)
+    drawn = rng.integers(0, len(scores), size=(n_replicates, len(scores)))
+
+    def mean_of_seeds(times: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Scores, NDArray[np.int64]]:
+        n_there = times @ chosen.T.astype(np.int64)
+        means = times @ (scores * chosen).T / np.maximum(n_there, 1)
+        means, has_any = (np.take_along_axis(of, rows, axis=1) for of in (means, n_there > 0))
+        return (means * has_any).sum(axis=1) / np.maximum(has_any.sum(axis=1), 1), has_any.sum(axis=1)
+
+    replicates, n_seeds = mean_of_seeds(counts, drawn)
+    if not n_seeds.all():
+        return None
+    as_played = np.ones((1, scores.shape[1]), dtype=np.int64), np.arange(len(scores))[None]
+    return interval(float(mean_of_seeds(*as_played)[0][0]), replicates)
+
+
 def normalised_intervals(
     scores: Mapping[str, Scores],
     rng: np.random.Generator,

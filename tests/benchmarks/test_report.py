@@ -58,10 +58,29 @@ def test_held_out_combinations_are_told_apart(tmp_path):
     cell = made.cells["sparse", "surrogate"]
     np.testing.assert_array_equal(cell.unseen["iql"], np.stack([unseen, ~unseen]))
     first, second = (10 * final for final in cell.final["iql"])
-    there = np.concatenate([first[unseen], second[~unseen]]).mean()
-    elsewhere = np.concatenate([first[~unseen], second[unseen]]).mean()
-    assert held_out.rows(made) == [["iql", "sparse", "50.0%", f"{there:.2f}", f"{elsewhere:.2f}"]]
-    assert f"| iql | sparse | 50.0% | {there:.2f} | {elsewhere:.2f} |" in report.markdown(made)
+    # The seeds end there in 15 and in 45 conversations, and count alike.
+    there = np.mean([first[unseen].mean(), second[~unseen].mean()])
+    elsewhere = np.mean([first[~unseen].mean(), second[unseen].mean()])
+    assert abs(there - np.concatenate([first[unseen], second[~unseen]]).mean()) > 0.05
+    [[agent, reward, share, *means]] = held_out.rows(made)
+    assert (agent, reward) == ("iql", "sparse")
+    assert share.startswith("50.0% [")
+    for text, mean in zip(means, (there, elsewhere), strict=True):
+        low, high = map(float, text.split("[")[1].rstrip("]").split(", "))
+        assert text.startswith(f"{mean:.2f} [")
+        assert low < mean < high < low + 3
+    assert f"| iql | sparse | {share} | {' | '.join(means)} |" in report.markdown(made)
+
+
+def test_a_mean_that_some_resamples_lack_is_not_given(tmp_path):
+    plant(tmp_path, "iql", 4.0, unseen=np.arange(60) == 3)
+    plant(tmp_path, "slateq", 4.0, unseen=np.ones(60, dtype=bool))
+    [made] = report.make_reports(tmp_path, n_replicates=50)
+    iql, slateq = held_out.rows(made)
+    assert iql[2].startswith("1.7% [0.0%, ")
+    assert iql[3] == "too few"
+    assert " [" in iql[4]
+    assert (slateq[2], slateq[4]) == ("100.0% [100.0%, 100.0%]", "")
 
 
 def test_nothing_is_said_where_nothing_was_held_out(planted):
@@ -338,7 +357,10 @@ def test_all_files_are_written_and_the_page_needs_nothing_else(planted):
     assert len((planted / "report" / "scores.csv").read_text().splitlines()) == 1 + 6 * 60
     [summary] = json.loads((planted / "report" / "summary.json").read_text())
     improvement = summary["cells"]["sparse/surrogate"]["probability_of_improvement_over_random"]
-    assert_allclose([improvement["random"], improvement["clairvoyant"]], [0.5, 1.0])
+    assert_allclose([improvement[agent]["estimate"] for agent in ("random", "clairvoyant")], [0.5, 1.0])
+    assert set(improvement["iql"]) == {"estimate", "low", "high"}
+    # The interquartile mean is one of runs, and stands in statistics.json: the same words are not for two things.
+    assert not any("interquartile" in name for name in summary["cells"]["sparse/surrogate"])
     # The table is what it was; the statistics follow it, in the file and on the page.
     table = (planted / "report" / "table.md").read_text()
     assert table.startswith(text + "\n## Statistics of small: simulated data, mini world, test prompts\n")

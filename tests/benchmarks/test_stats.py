@@ -97,6 +97,34 @@ def test_intervals_hold_the_replicates_and_do_not_depend_on_other_generators(see
     assert first.high <= scores["a"].max() + 1e-9
 
 
+def test_a_mean_of_some_conversations_counts_seeds_alike():
+    scores = np.array([[1.0, 2, 3, 4], [10.0, 20, 30, 40]])
+    chosen = np.array([[True, True, True, False], [False, False, True, True]])
+    made = stats.mean_interval_where(scores, chosen, rng(), 4000)
+    assert made is None  # one of four conversations alone may be drawn
+    wide, where = np.tile(scores, 20), np.tile(chosen, 20)
+    made = stats.mean_interval_where(wide, where, rng(), 4000)
+    assert made.estimate == pytest.approx((2 + 35) / 2)
+    # Seeds: both the one, one of each, both the other.
+    assert made.low == pytest.approx(2, abs=0.3)
+    assert made.high == pytest.approx(35, abs=2)
+    same = stats.mean_interval_where(wide[:1], where[:1], rng(), 4000)
+    assert same.estimate == 2
+    # A mean of about 60 values 1, 2 and 3.
+    assert_allclose([same.low, same.high], [2 - 1.96 * np.sqrt(2 / 3 / 60), 2 + 1.96 * np.sqrt(2 / 3 / 60)], atol=0.03)
+
+
+def test_a_seed_without_any_of_them_is_left_out():
+    scores = np.array([[1.0, 3.0] * 20, [50.0, 70.0] * 20])
+    chosen = np.array([[True, True] * 20, [False, False] * 20])
+    assert stats.mean_interval_where(scores, chosen, rng(), 50) is None  # both draws of a seed may be of the second
+    half = np.concatenate([scores, scores[:1]])
+    made = stats.mean_interval_where(half[[0, 2]], chosen[[0, 0]], rng(), 50)
+    assert made.estimate == 2
+    with pytest.raises(ValueError, match=r"the shape of scores, \(2, 40\), got \(1, 40\)"):
+        stats.mean_interval_where(scores, chosen[:1], rng())
+
+
 def test_no_interval_shows_a_negative_zero():
     tiny = stats.Interval(-0.001, -0.004, 0.001)
     assert tiny.text() == "0.00 [0.00, 0.00]"
