@@ -11,9 +11,9 @@ import argparse
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,11 @@ BOOTSTRAP_SEED = 20_260_101
 MARK = " \\*"
 BLOCKS = ("table", "transfer")
 STATISTICS_BLOCK = "statistics"
+NAMED = 3
+"""Runs that shorten a table, of which no more are named."""
+Name = tuple[str, str, str, str]
+"""Experiment, data, world and split of a report."""
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Cell:
         final: ``(seeds, episodes)`` utility of the column chosen last, of each agent.
         unseen: ``(seeds, episodes)`` whether that column shows a combination that nothing was trained on; without the
             agents of which it is not known.
+        shortened: Why there are fewer conversations than some run has: runs that lack some, in words.
     """
 
     returns: dict[str, Scores]
@@ -72,6 +78,7 @@ class Cell:
     normalised: dict[str, Interval]
     final: dict[str, Scores]
     unseen: dict[str, NDArray[np.bool_]]
+    shortened: str = ""
 
 
 @dataclass
@@ -89,7 +96,7 @@ class Report:
         open_runs: Runs that neither finished nor failed.
     """
 
-    name: tuple[str, str, str, str]
+    name: Name
     title: str
     agents: list[str]
     privileged: set[str]
@@ -133,11 +140,13 @@ def _reports_of(root: pathlib.Path, found: shards.Found, n_replicates: int) -> l
     if not finished:
         said = "; ".join(f"{f['folder']}: {f.get('error')}" for f in failed) or "none began"
         raise ValueError(f"{root} holds no finished run ({said}); run python -m benchmarks.run first")
-    groups: dict[tuple[str, str, str, str], list[runs.Run]] = {}
+    groups: dict[Name, list[runs.Run]] = {}
     for run in finished:
         key = run.key
         groups.setdefault((key.experiment, key.data, key.world, key.split), []).append(run)
-    reports = []
+    reports: list[Report] = []
+    failures = _of_reports(failed, [f["folder"] for f in failed], list(groups))
+    unfinished = _of_reports(open_runs, open_runs, list(groups))
     for name, own in groups.items():
         report = Report(
             name=name,
@@ -145,12 +154,27 @@ def _reports_of(root: pathlib.Path, found: shards.Found, n_replicates: int) -> l
             agents=_row_order({run.key.agent for run in own}),
             privileged={run.key.agent for run in own if run.metadata.get("privileged")},
             cells=_cells(own, n_replicates),
-            failed=failed,
-            open_runs=open_runs,
+            failed=failures[name],
+            open_runs=unfinished[name],
         )
         report.checks = headline_checks(report) + of_other_weights(own) + of_other_settings(own)
         reports.append(report)
     return reports
+
+
+def _of_reports(
+    entries: Sequence[Entry], folders: Sequence[str | pathlib.Path], names: Sequence[Name]
+) -> dict[Name, list[Entry]]:
+    """Sort runs without scores by the report that they would stand in, which their folders say.
+
+    One of an experiment, dataset or world without a finished run is in the first report: somebody must tell of it.
+    """
+    found: dict[Name, list[Entry]] = {name: [] for name in names}
+    for entry, folder in zip(entries, folders, strict=True):
+        place = runs.place_of(pathlib.Path(folder))
+        owner = next((name for name in names if name[:3] == place), names[0])
+        found[owner].append(entry)
+    return found
 
 
 def _row_order(agents: set[str]) -> list[str]:
@@ -191,7 +215,19 @@ def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
         with contextlib.suppress(stats.NoScaleError):
             normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates)
     seeds = {agent: [run.key.seed for run in own] for agent, own in by_agent.items()}
-    return Cell(returns, utilities, len(shared), np.array(sorted(shared)), seeds, mean, normalised, final, unseen)
+    numbers, why = np.array(sorted(shared)), _shortened([run for own in by_agent.values() for run in own], shared)
+    return Cell(returns, utilities, len(shared), numbers, seeds, mean, normalised, final, unseen, why)
+
+
+def _shortened(finished: Sequence[runs.Run], shared: set[int]) -> str:
+    """Name the runs that lack conversations which others have, shortest first; nothing where all have the same."""
+    every = set().union(*(run.scores.episodes.tolist() for run in finished))
+    lacking = sorted((run for run in finished if len(run.scores) < len(every)), key=lambda run: len(run.scores))
+    if not lacking or len(shared) == len(every):
+        return ""
+    named = [f"{run.key.agent} seed {run.key.seed} has {len(run.scores)} ({run.folder})" for run in lacking[:NAMED]]
+    more = f", and {len(lacking) - NAMED} more runs lack some" if len(lacking) > NAMED else ""
+    return f"{len(shared)} of {len(every)} conversations count, because {', '.join(named)}{more}; evaluate those again"
 
 
 def markdown(report: Report) -> str:
@@ -215,6 +251,11 @@ def markdown(report: Report) -> str:
         f"{under}. Returns are 10 x utility: sparse in 0..10, dense in 0..50. Normalised: 0 = random, "
         "1 = clairvoyant (myopic, so it can be passed).",
         *seeds_note(report),
+        *(
+            f"{reward}, {images}: {cell.shortened}."
+            for (reward, images), cell in report.cells.items()
+            if cell.shortened
+        ),
         "\\* uses insides of the environment.",
         "",
         *transfer.section(report),

@@ -52,6 +52,16 @@ class RunKey:
         return root.joinpath(*(_as_name(part) for part in parts), f"seed_{self.seed}")
 
 
+def place_of(folder: pathlib.Path) -> tuple[str, str, str] | None:
+    """Read experiment, data and world off the path of a run directory, as :meth:`RunKey.folder` makes it.
+
+    Returns:
+        None of a folder that lies less deep.
+    """
+    parts = folder.resolve().parts[-7:]
+    return (parts[0], parts[3], parts[4]) if len(parts) == 7 else None
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.

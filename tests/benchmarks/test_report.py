@@ -11,7 +11,18 @@ from pasta_gym.trajectories.files import write_json
 
 
 def plant(
-    root, agent, mean, *, reward="sparse", images="surrogate", seed=0, n=60, privileged=False, spread=1.0, unseen=None
+    root,
+    agent,
+    mean,
+    *,
+    reward="sparse",
+    images="surrogate",
+    seed=0,
+    n=60,
+    privileged=False,
+    spread=1.0,
+    unseen=None,
+    world="mini",
 ):
     """A finished run with a chosen mean; luck is shared by all agents."""
     luck = np.random.default_rng(5).normal(0, spread, size=n)
@@ -19,7 +30,7 @@ def plant(
     scores = EpisodeScores(
         np.arange(n), [f"prompt, with a comma {i}" for i in range(n)], np.arange(n) % 3, mean + luck, utilities, unseen
     )
-    key = runs.RunKey("small", "abc", agent, reward, "simulated", "mini", images, "test", seed)
+    key = runs.RunKey("small", "abc", agent, reward, "simulated", world, images, "test", seed)
     folder = key.folder(root)
     runs.prepare(folder, {"config_hash": "abc", "models": "m"})
     runs.write_scores(folder / "scores.csv", key, scores)
@@ -400,7 +411,49 @@ def test_a_scale_that_some_resamples_turn_round_is_none(tmp_path):
 def test_agents_scored_on_other_episodes_are_compared_on_the_shared_ones(planted):
     plant(planted, "random", 3.0, n=40)
     [made] = report.make_reports(planted, n_replicates=50)
-    assert made.cells["sparse", "surrogate"].episodes == 40
+    cell = made.cells["sparse", "surrogate"]
+    assert cell.episodes == 40
+    # One short run shortens the whole table, so it is named.
+    folder = planted / "small" / "random" / "sparse" / "simulated" / "mini" / "surrogate" / "seed_0"
+    why = f"40 of 60 conversations count, because random seed 0 has 40 ({folder}); evaluate those again"
+    assert cell.shortened == why
+    assert f"\nsparse, surrogate: {why}.\n" in report.markdown(made)
+
+
+def test_many_short_runs_are_counted_and_equal_ones_are_not_named(planted):
+    [made] = report.make_reports(planted, n_replicates=50)
+    assert made.cells["sparse", "surrogate"].shortened == ""
+    for seed, n in enumerate((50, 20, 50)):
+        plant(planted, "iql", 4.2, seed=seed, n=n)
+    plant(planted, "slateq", 4.2, n=30)
+    [made] = report.make_reports(planted, n_replicates=50)
+    words = made.cells["sparse", "surrogate"].shortened
+    assert words.startswith("20 of 60 conversations count, because iql seed 1 has 20 (")
+    assert words.index("iql seed 1") < words.index("slateq seed 0") < words.index("iql seed 0")
+    assert "), and 1 more runs lack some; evaluate those again" in words
+
+
+def test_a_failure_is_listed_once_in_the_report_of_its_world(planted):
+    for world in ("mini_1", "mini_2"):
+        plant(planted, "random", 3.0, world=world)
+    failed = {
+        world: runs.RunKey("small", "x", "slateq", "dense", "simulated", world, "surrogate", "test", 0).folder(planted)
+        for world in ("mini_1", "mini_3")
+    }
+    killed = runs.RunKey("small", "x", "slateq", "dense", "simulated", "mini_2", "surrogate", "test", 1).folder(planted)
+    for folder in (*failed.values(), killed):
+        runs.prepare(folder, {"config_hash": "x", "models": "m"})
+    for world, folder in failed.items():
+        write_json(folder / "failure.json", {"error": f"RuntimeError: {world}"})
+    by_world = {made.name[2]: made for made in report.make_reports(planted, n_replicates=50)}
+    assert {world: [f["error"][-6:] for f in made.failed] for world, made in by_world.items()} == {
+        "mini": ["mini_3"],  # no run of that world is finished, so it has no report
+        "mini_1": ["mini_1"],
+        "mini_2": [],
+    }
+    assert {world: made.open_runs for world, made in by_world.items()} == {"mini": [], "mini_1": [], "mini_2": [killed]}
+    whole = "".join(map(report.markdown, by_world.values()))
+    assert whole.count("RuntimeError: mini_1") == whole.count("RuntimeError: mini_3") == 1
 
 
 def test_killed_runs_are_listed_and_broken_scores_are_named(planted):
