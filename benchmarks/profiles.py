@@ -155,7 +155,8 @@ def draw_profiles(
     ):
         for number, (agent, profile) in enumerate(profiles.items()):
             colour = colours[2 * number % 20 + (number // 10) % 2]
-            panel.plot(scores, profile.share, color=colour, label=agent)
+            line = "--" if number // 20 % 2 else "-"  # the colours are used up
+            panel.plot(scores, profile.share, line, color=colour, label=agent)
             panel.fill_between(scores, profile.low, profile.high, color=colour, alpha=0.15, linewidth=0)
         panel.set_xlabel("normalised score (0 = random, 1 = clairvoyant)")
         panel.set_ylabel(f"share of {what} above")

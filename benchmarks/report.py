@@ -297,7 +297,8 @@ def draw(report: Report, path: pathlib.Path) -> None:
         for row, agent in enumerate(report.agents):
             if agent in cell.utilities and reward == next(iter(cells)):
                 turns = np.arange(1, len(cell.utilities[agent]) + 1)
-                right.plot(turns, cell.utilities[agent], marker=".", color=colours[row % 20], label=agent)
+                line = "--" if row // 20 % 2 else "-"  # the colours are used up
+                right.plot(turns, cell.utilities[agent], line, marker=".", color=colours[row % 20], label=agent)
     left.set_yticks(range(len(report.agents)), report.agents)
     left.invert_yaxis()
     left.set_xlabel("normalised score (0 = random, 1 = clairvoyant), 95% interval")

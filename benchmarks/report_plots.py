@@ -29,13 +29,20 @@ COLOURS = (
     *("#4477aa", "#ee6677", "#228833", "#b8860b", "#1b9e9e", "#aa3377", "#777777"),
     *("#e07b39", "#7a5195", "#003f5c", "#8fb339", "#a0522d"),
 )
+LAPS = (("solid", "circle", ""), ("dash", "diamond", "/"), ("dot", "square", "x"))
+"""Dash of lines, symbol of points, pattern of bars: first of all, then of agents whose colour others have already."""
 _REPLICATES = 1000  # of the intervals by user type
 _SEED = 20_260_104  # of the same
 
 
 def colours(agents: Iterable[str]) -> dict[str, str]:
-    """Give each agent the colour that it has in every plot of a page."""
+    """Give each agent the colour that it has in every plot of a page; see :func:`styles` for those that share one."""
     return {agent: COLOURS[number % len(COLOURS)] for number, agent in enumerate(agents)}
+
+
+def styles(agents: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Give each agent the dash, symbol and pattern of ``LAPS`` that tell it from others of its colour."""
+    return {agent: LAPS[number // len(COLOURS) % len(LAPS)] for number, agent in enumerate(agents)}
 
 
 def with_menu(choices: Mapping[str, Sequence[Trace]], axes: Mapping[str, tuple[str, str]], **layout: Any) -> Figure:
@@ -106,7 +113,7 @@ def _name(reward: str, images: str) -> str:
 
 def scores(report: Report) -> Figure:
     """Draw mean returns of each reward and image model, and the normalised scores, with 95% intervals."""
-    colour = colours(report.agents)
+    colour, style = colours(report.agents), styles(report.agents)
     choices: dict[str, list[Trace]] = {}
     axes: dict[str, tuple[str, str]] = {}
     for (reward, images), cell in report.cells.items():
@@ -123,7 +130,11 @@ def scores(report: Report) -> Figure:
                     "x": _numbers(made.estimate for made in intervals),
                     "y": agents,
                     "error_x": {**_reach(intervals), "color": "#999"},
-                    "marker": {"size": 11, "color": [colour[agent] for agent in agents]},
+                    "marker": {
+                        "size": 11,
+                        "color": [colour[agent] for agent in agents],
+                        "symbol": [style[agent][1] for agent in agents],
+                    },
                     "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
                     "showlegend": False,
                 }
@@ -140,7 +151,7 @@ def scores(report: Report) -> Figure:
 
 def utilities(report: Report) -> Figure:
     """Draw the chosen column's mean utility turn by turn."""
-    colour = colours(report.agents)
+    colour, style = colours(report.agents), styles(report.agents)
     choices = {
         _name(reward, images): [
             {
@@ -149,7 +160,8 @@ def utilities(report: Report) -> Figure:
                 "x": list(range(1, len(cell.utilities[agent]) + 1)),
                 "y": _numbers(cell.utilities[agent]),
                 "name": agent,
-                "line": {"color": colour[agent]},
+                "line": {"color": colour[agent], "dash": style[agent][0]},
+                "marker": {"symbol": style[agent][1]},
                 "hovertemplate": "turn %{x}: %{y:.3f}",
             }
             for agent in report.agents
@@ -163,7 +175,7 @@ def utilities(report: Report) -> Figure:
 
 def by_user_type(report: Report, finished: Sequence[Run]) -> Figure | None:
     """Draw the mean return of each agent with users of each type, with 95% intervals; None for users of one type."""
-    colour = colours(report.agents)
+    colour, style = colours(report.agents), styles(report.agents)
     choices, axes = {}, {}
     for (reward, images), cell in report.cells.items():
         types = user_types(report, finished, reward, images, cell)
@@ -184,7 +196,7 @@ def by_user_type(report: Report, finished: Sequence[Run]) -> Figure | None:
                 "y": _numbers(made.estimate for made in means[agent]),
                 "error_y": {**_reach(means[agent]), "color": "#555", "thickness": 1, "width": 2},
                 "name": agent,
-                "marker": {"color": colour[agent]},
+                "marker": {"color": colour[agent], "pattern": {"shape": style[agent][2]}},
                 "hovertemplate": "type %{x}: %{y:.2f}",
             }
             for agent in report.agents
@@ -228,7 +240,7 @@ def learning_curves(report: Report, curves: Sequence[tuple[Run, Sequence[Mapping
     Returns:
         The metrics that most agents logged come first; None where nothing was trained.
     """
-    colour = colours(report.agents)
+    colour, style = colours(report.agents), styles(report.agents)
     choices: dict[str, list[Trace]] = {}
     for run, lines in curves:
         key = run.key
@@ -241,7 +253,7 @@ def learning_curves(report: Report, curves: Sequence[tuple[Run, Sequence[Mapping
             own.append(
                 {
                     "type": "scatter",
-                    "mode": "lines",
+                    "mode": "lines" if style[key.agent] == LAPS[0] else "lines+markers",
                     "x": _numbers(step for step, _ in points),
                     "y": _numbers(value for _, value in points),
                     "name": group,
@@ -249,6 +261,7 @@ def learning_curves(report: Report, curves: Sequence[tuple[Run, Sequence[Mapping
                     "showlegend": all(trace["legendgroup"] != group for trace in own),
                     "opacity": 0.75,
                     "line": {"color": colour[key.agent], "dash": "solid" if key.reward == "sparse" else "dot"},
+                    "marker": {"symbol": style[key.agent][1]},
                     "hovertemplate": f"seed {key.seed}, step %{{x}}: %{{y:.4g}}",
                 }
             )
@@ -260,7 +273,7 @@ def learning_curves(report: Report, curves: Sequence[tuple[Run, Sequence[Mapping
 
 def performance_profiles(comparison: Comparison) -> Figure:
     """Draw the share of runs, and of conversations, above each normalised score, with pointwise 95% bands."""
-    colour = colours(comparison.labels)
+    colour, style = colours(comparison.labels), styles(comparison.labels)
     kinds = (
         ("conversations", comparison.conversation_profiles, comparison.conversation_scores),
         ("runs", comparison.run_profiles, comparison.run_scores),
@@ -269,7 +282,7 @@ def performance_profiles(comparison: Comparison) -> Figure:
         what: [
             trace
             for agent, profile in profiles.items()
-            for trace in _profile(agent, profile, _numbers(at), colour[agent])
+            for trace in _profile(agent, profile, _numbers(at), colour[agent], style[agent][0])
         ]
         for what, profiles, at in kinds
     }
@@ -277,7 +290,7 @@ def performance_profiles(comparison: Comparison) -> Figure:
     return with_menu(choices, axes, yaxis={"range": [0, 1.02]})
 
 
-def _profile(agent: str, profile: Profile, at: list[float], colour: str) -> list[Trace]:
+def _profile(agent: str, profile: Profile, at: list[float], colour: str, dash: str) -> list[Trace]:
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     band = {
         "type": "scatter",
@@ -298,7 +311,7 @@ def _profile(agent: str, profile: Profile, at: list[float], colour: str) -> list
         "y": _numbers(profile.share),
         "name": agent,
         "legendgroup": agent,
-        "line": {"color": colour},
+        "line": {"color": colour, "dash": dash},
         "hovertemplate": "%{y:.0%} above %{x:.2f}",
     }
     return [band, line]

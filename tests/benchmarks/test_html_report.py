@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import comparisons, html_report, report, report_plots, runs, shards
+from benchmarks import comparisons, html_report, report, report_plots, runs, shards, stats
 from benchmarks.evaluate import EpisodeScores
 from pasta_gym.trajectories.files import write_json
 
@@ -323,10 +323,72 @@ def test_profiles_fall_from_one_to_nothing_inside_their_bands(root, made):
     )
 
 
+def many_agents(n):
+    """A report and a comparison of more agents than there are colours, and a curve of each."""
+    from benchmarks.profiles import Profile
+    from tests.benchmarks.test_comparisons import cell
+
+    agents = ["random", *(f"agent_{number}" for number in range(n - 2)), "clairvoyant"]
+    returns = {agent: np.arange(6.0)[None] + place for place, agent in enumerate(agents)}
+    own = dataclasses.replace(
+        cell(returns),
+        utilities={agent: np.array([0.1, 0.2]) for agent in agents},
+        mean=stats.mean_intervals(returns, np.random.default_rng(0), 20),
+    )
+    made = report.Report(("small", "simulated", "mini", "test"), "", agents, set(), {("sparse", "surrogate"): own})
+    scores = EpisodeScores(np.arange(6), ["p"] * 6, np.arange(6) % 2, np.arange(6.0), np.zeros((6, 2)), None)
+    keys = [runs.RunKey("small", "", agent, "sparse", "simulated", "mini", "surrogate", "test", 0) for agent in agents]
+    curves = [
+        (runs.Run(key, None, {}, scores), [{"step": step, "training/loss": 1.0} for step in (1, 2)]) for key in keys
+    ]
+    flat = Profile(np.zeros(2), np.zeros(2), np.zeros(2))
+    profiles = dict.fromkeys(agents, flat)
+    compared = comparisons.Comparison(
+        "",
+        [],
+        dict(zip(agents, agents, strict=True)),
+        [],
+        {},
+        {},
+        {},
+        [],
+        profiles,
+        profiles,
+        np.arange(2),
+        np.arange(2),
+    )
+    return made, curves, compared
+
+
+def test_no_two_of_27_agents_look_alike():
+    made, curves, compared = many_agents(27)
+    assert len(set(report_plots.colours(made.agents).values())) == 12
+
+    def looks(traces, *parts):
+        return {tuple(str(trace[part][name]) for part, name in parts) for trace in traces}
+
+    line, points = (("line", "color"), ("line", "dash")), (("marker", "color"), ("marker", "symbol"))
+    assert len(looks(report_plots.utilities(made)["data"], *line)) == 27
+    [dots] = report_plots.scores(made)["data"]
+    assert len(set(zip(dots["marker"]["color"], dots["marker"]["symbol"], strict=True))) == 27
+    bars = report_plots.by_user_type(made, [run for run, _ in curves])["data"]
+    assert len(looks(bars, points[0], ("marker", "pattern"))) == 27
+    drawn = report_plots.learning_curves(made, curves)["data"]
+    assert len(looks(drawn, line[0], points[1])) == 27
+    # A reward has its own dash there, so symbols tell agents of one colour apart, and are drawn.
+    assert looks(drawn, line[1]) == {("solid",)}
+    assert [trace["mode"] for trace in drawn[11:13]] == ["lines", "lines+markers"]
+    lines = [trace for trace in visible(report_plots.performance_profiles(compared)) if "fill" not in trace]
+    assert len(looks(lines, *line)) == 27
+
+
 def test_every_figure_is_one_that_plotly_takes(made, finished, root):
     graph_objects = pytest.importorskip("plotly.graph_objects")
     [compared] = comparisons.compare([made], n_replicates=50)
     figures = [figure for _, figure in html_report.plots(made, finished).values()]
+    more, curves, _ = many_agents(15)
+    figures += [report_plots.utilities(more), report_plots.scores(more), report_plots.learning_curves(more, curves)]
+    figures.append(report_plots.by_user_type(more, [run for run, _ in curves]))
     for figure in [*figures, report_plots.performance_profiles(compared)]:
         graph_objects.Figure(figure)  # raises at a property that it does not know
 
