@@ -77,7 +77,7 @@ def _headroom(cell: Cell, reward: str) -> Check:
         return Check(claim, False, f"{CLAIRVOYANT} is not above {RANDOM} in every resample: no gap to be a share of")
     blind = cell.normalised[BLIND]
     left = stats.Interval(1 - blind.estimate, 1 - blind.high, 1 - blind.low)
-    found = f"{left.text()} of the gap above the best slate that ignores the user"
+    found = f"{left.text(0, percent=True)} of the gap above the best slate that ignores the user"
     return Check(claim, left.estimate >= MIN_HEADROOM, found)
 
 

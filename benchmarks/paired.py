@@ -136,7 +136,8 @@ def _flip(values: Scores, rng: np.random.Generator, n_resamples: int) -> list[fl
     for flipped in _all_flips(n) if exact else _drawn_flips(n, rng, n_resamples):
         n_flips += len(flipped)
         as_extreme += (np.abs(sums - 2 * (flipped @ values.T)) >= seen).sum(axis=0)
-    return (as_extreme / n_flips if exact else (as_extreme + 1) / (n_flips + 1)).tolist()
+    found = as_extreme / n_flips if exact else (as_extreme + 1) / (n_flips + 1)
+    return [float(p) for p in found]
 
 
 def _all_flips(n: int) -> Iterator[Scores]:

@@ -116,9 +116,11 @@ def mean_interval_where(
 
     def mean_of_seeds(times: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Scores, NDArray[np.int64]]:
         n_there = times @ chosen.T.astype(np.int64)
-        means = times @ (scores * chosen).T / np.maximum(n_there, 1)
-        means, has_any = (np.take_along_axis(of, rows, axis=1) for of in (means, n_there > 0))
-        return (means * has_any).sum(axis=1) / np.maximum(has_any.sum(axis=1), 1), has_any.sum(axis=1)
+        of_seed: Scores = times @ (scores * chosen).T / np.maximum(n_there, 1)
+        has_any = np.take_along_axis(n_there > 0, rows, axis=1)
+        n_seeds: NDArray[np.int64] = has_any.sum(axis=1)
+        total = (np.take_along_axis(of_seed, rows, axis=1) * has_any).sum(axis=1)
+        return total / np.maximum(n_seeds, 1), n_seeds
 
     replicates, n_seeds = mean_of_seeds(counts, drawn)
     if not n_seeds.all():

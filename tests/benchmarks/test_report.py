@@ -178,7 +178,7 @@ def found_of(root, start):
 
 def test_headroom_has_an_interval_and_says_when_it_was_not_checked(planted):
     [check] = found_of(planted, HEADROOM)
-    assert check.found == "0.50 [0.50, 0.50] of the gap above the best slate that ignores the user"  # luck is shared
+    assert check.found == "50% [50%, 50%] of the gap above the best slate that ignores the user"  # luck is shared
     shutil.rmtree(plant(planted, "blind_slate_aware", 4.0))
     [check] = found_of(planted, HEADROOM)
     assert check.passed is None
