@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
-from pasta_gym.user_model.labels import Batches, Labels
+from pasta_gym.user_model.labels import Batches, Labels, images_at_once
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
@@ -139,10 +139,12 @@ def label_log_likelihoods(
 def rater_log_likelihoods(model: ScoreModel, labels: Labels, rating_deviation: float) -> torch.Tensor:
     """Log-likelihood of all labels of each rater by type, ``(n_raters, K)``, where the model is."""
     labels = labels.on(model.device)
-    pairs, ratings = label_log_likelihoods(model, labels, rating_deviation)
-    return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
-        ratings, labels.rating_raters, labels.n_raters
-    )
+    total = torch.zeros(labels.n_raters, model.n_types, device=model.device)
+    for piece, _ in labels.pieces(images_at_once(model.n_types, model.embedding_dim)):
+        pairs, ratings = label_log_likelihoods(model, piece, rating_deviation)
+        of_pairs = rows_by_rater(pairs, piece.pair_raters, labels.n_raters)
+        total = total + (of_pairs + rows_by_rater(ratings, piece.rating_raters, labels.n_raters))
+    return total
 
 
 @torch.no_grad()
@@ -290,10 +292,13 @@ class EM:
         config = self.config
         batch = (self.batches.draw_labels() if config.e_step_every else self.batches.draw()).on(self.device)
         posterior = self._e_step(batch)
-        pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
-        loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
         self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss = 0.0
+        for piece, share in batch.pieces(images_at_once(self.model.n_types, self.model.embedding_dim)):
+            pairs, ratings = label_log_likelihoods(self.model, piece, config.rating_deviation)
+            part = share * expected_loss(pairs, ratings, posterior, piece, config.rating_weight)
+            torch.autograd.backward(part)  # gradients add up over the pieces, and each piece's memory is freed
+            loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self._optimiser.step()
         self._schedule.step()
@@ -303,7 +308,7 @@ class EM:
         self.taken += 1
         if self.taken % config.target_every == 0:
             self.target.load_state_dict(self.model.state_dict())
-        return {"loss": float(loss.detach()), "largest_type": float(self.prior.max())}
+        return {"loss": loss, "largest_type": float(self.prior.max())}
 
     @torch.no_grad()
     def _e_step(self, batch: Labels) -> torch.Tensor:
