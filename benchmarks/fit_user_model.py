@@ -3,6 +3,7 @@
 python -m benchmarks.fit_user_model data=preferences/mini user_model=mini
 python -m benchmarks.fit_user_model data=preferences/paper user_model=paper out=my_users
 python -m benchmarks.fit_user_model user_model.phase1=false out=without_phase_1
+python -m benchmarks.fit_user_model data=preferences/pickapic user_model.phase2=false    # no sessions: phase 1 alone
 """
 
 from __future__ import annotations
@@ -157,26 +158,36 @@ def open_source(source: dict[str, Any]) -> PreferenceDataset:
     return open_dataset(**{name: value for name, value in source.items() if name != AS_SPLIT})
 
 
-def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
+def has_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> bool:
     """Look for a first session in datasets, before their pictures are embedded and EM runs.
 
     Args:
         sources: Kind and options of each dataset.
         max_sessions: Most sessions that will be taken of each; None means all.
+    """
+    # Datasets of their own: what is read here is not to be counted in the reports.
+    return max_sessions != 0 and any(next(open_source(source).sessions(), None) for source in sources)
+
+
+def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
+    """Refuse datasets without sessions, see ``has_sessions``.
 
     Raises:
         ValueError: If there is none in any.
     """
+    if has_sessions(sources, max_sessions):
+        return
+    alone = (
+        "or give user_model.phase2=false, which fits scores and types and leaves the choice temperature as configured"
+    )
     if max_sessions == 0:
-        raise ValueError("limits.max_sessions is 0, and without sessions the choice temperature cannot be fitted")
-    # Datasets of their own: what is read here is not to be counted in the reports.
-    if not any(next(open_source(source).sessions(), None) for source in sources):
-        kinds = ", ".join(source["kind"] for source in sources)
-        raise ValueError(
-            f"there are no sessions in {kinds}, so the choice temperature cannot be fitted, with or without phase 2; "
-            "add a dataset that has them: data=preferences/paper fits Pick-a-Pic, HPD v2 and SAC together with PASTA's "
-            "sessions, and a file of your own in conf/data/preferences/ may list any others"
-        )
+        raise ValueError(f"limits.max_sessions is 0, and phase 2 is fitted on sessions; take some, {alone}")
+    kinds = ", ".join(source["kind"] for source in sources)
+    raise ValueError(
+        f"there are no sessions in {kinds}, and phase 2 and the choice temperature are fitted on them; add a dataset "
+        "that has some: data=preferences/paper fits Pick-a-Pic, HPD v2 and SAC together with PASTA's sessions, and a "
+        f"file of your own in conf/data/preferences/ may list any others; {alone}"
+    )
 
 
 def run(settings: FitSettings) -> pathlib.Path:
@@ -186,10 +197,11 @@ def run(settings: FitSettings) -> pathlib.Path:
         The user model's folder.
 
     Raises:
-        ValueError: If data, encoder or configuration are at fault, or no dataset has sessions.
+        ValueError: If data, encoder or configuration are at fault, or no dataset has sessions for phase 2.
     """
     began, given, out = time.monotonic(), settings.resolved, settings.out
-    require_sessions(given["data"], given["limits"]["max_sessions"])
+    if settings.phases.phase2:
+        require_sessions(given["data"], given["limits"]["max_sessions"])
     encoder = frozen_encoder(settings)
     sources = [open_source(source) for source in given["data"]]
     originals = picture_store(settings) if settings.phases.train_encoder else None

@@ -1,7 +1,7 @@
 """One published scorer's number for every picture of a dataset, as a row of the card of a user model.
 
 python -m benchmarks.score_images --scorer pickscore --folder PICKSCORE --out pickscore.npy data=preferences/pickapic
-python -m benchmarks.fit_user_model data=preferences/pickapic +scores.pickscore=pickscore.npy
+python -m benchmarks.fit_user_model data=preferences/pickapic user_model.phase2=false +scores.pickscore=pickscore.npy
 
 The dataset is named as for the fit, with the same limits and splits, so that images have the same rows. Pictures are
 read in full: one that comes as an embedding alone, as the mini world's do, cannot be scored.
@@ -25,6 +25,7 @@ from benchmarks.fit_user_model import (
     FitSettings,
     frozen_encoder,
     gather_data,
+    has_sessions,
     open_source,
     picture_store,
     read_settings,
@@ -122,6 +123,17 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
     return score_pictures(scorer, originals, prompts, progress=True)
 
 
+def fit_command(settings: FitSettings, overrides: Sequence[str], row: str) -> str:
+    """Write the command of the fit that takes the scores; data without sessions have no phase 2."""
+    given, alone = settings.resolved, []
+    if settings.phases.phase2 and not has_sessions(given["data"], given["limits"]["max_sessions"]):
+        alone = [
+            "user_model.phase2=false",
+            *(["user_model.train_encoder=false"] if settings.phases.train_encoder else []),
+        ]
+    return shlex.join(["python", "-m", "benchmarks.fit_user_model", *overrides, *alone, row])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -152,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     row = f"+scores.{options.scorer.replace('.', '_')}={options.out}"
     print(  # noqa: T201
         f"wrote {options.out}: {scorer.name} of {len(kept)} of {len(table)} images, mean {kept.mean():.4g}; then: "
-        + shlex.join(["python", "-m", "benchmarks.fit_user_model", *options.overrides, row])
+        + fit_command(settings, options.overrides, row)
     )
 
 

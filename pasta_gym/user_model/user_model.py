@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -25,9 +27,12 @@ from pasta_gym.user_model.posterior import choice_log_likelihood, log_posterior
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, check_slopes
 from pasta_gym.user_model.utility import AGGREGATORS, aggregate, check_aggregator
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS = "user_model.safetensors"
 METADATA = "metadata.json"
+CHOICE_IS_FITTED = "choice_is_fitted"
+"""Of the metadata; false where there were no sessions to fit the choice numbers on, missing where there were."""
 _MEND = "fit it again with: python -m pasta_gym.user_model.fit"
 
 
@@ -135,6 +140,11 @@ class UserModel:
     def sharpness(self) -> float:
         """Sharpness beta of the softmax aggregator."""
         return self._choice[self.aggregator].sharpness
+
+    @property
+    def has_fitted_choices(self) -> bool:
+        """Whether temperature and sharpness were fitted on sessions; else they are what the fit was configured with."""
+        return bool(self.metadata.get(CHOICE_IS_FITTED, True))
 
     @property
     def comparison_temperature(self) -> float:
@@ -308,7 +318,7 @@ class UserModel:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> UserModel:
-        """Read a folder that ``save`` wrote.
+        """Read a folder that ``save`` wrote; one without fitted choice numbers is a warning, the first time.
 
         Args:
             path: The folder.
@@ -338,6 +348,8 @@ class UserModel:
         model = cls._assemble(tensors, metadata, weights)
         if has_own_encoder(metadata) and (folder / ENCODER_FOLDER).is_dir():
             model.encoder_folder = folder / ENCODER_FOLDER
+        if not model.has_fitted_choices:
+            _warn_of_configured_choices(folder.resolve(), model.temperature)
         return model
 
     @classmethod
@@ -363,6 +375,16 @@ class UserModel:
         model.load_state_dict({name: tensors[name] for name in model.state_dict()})
         choice = {name: ChoiceNumbers.of_tensor(tensors[f"choice.{name}"]) for name in choice_names}
         return cls(model, tensors["prior"].numpy(), choice, str(metadata["aggregator"]), metadata)
+
+
+@functools.cache  # once for each folder, however many environments of it are made
+def _warn_of_configured_choices(folder: pathlib.Path, temperature: float) -> None:
+    logger.warning(
+        "%s was fitted without sessions: types and scores are fitted, but choice temperature (%g) and sharpness are "
+        "configured numbers, so how decidedly these users choose is an assumption; fit it with sessions to learn it",
+        folder,
+        temperature,
+    )
 
 
 def _read_metadata(path: pathlib.Path) -> dict[str, Any]:

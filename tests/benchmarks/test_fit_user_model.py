@@ -150,27 +150,6 @@ def test_phases_can_be_left_out(settings):
         settings("user_model.phase1=false", "user_model.phase2=false")
 
 
-class Votes(Shop):
-    """The same raters, who chose nothing."""
-
-    def sessions(self):
-        return iter(())
-
-
-@pytest.mark.parametrize("override", ["user_model.phase1=true", "user_model.phase2=false"])
-def test_data_without_sessions_are_refused_before_anything_is_embedded(settings, monkeypatch, override):
-    given, shop = settings(override), command.open_dataset
-    monkeypatch.setattr(command, "gather", lambda *a, **k: pytest.fail("pictures were embedded"))
-    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Votes())
-    with pytest.raises(ValueError, match=r"no sessions in mini_raters, .*with or without phase 2.*preferences/paper"):
-        command.run(given)
-    # One dataset that has some is enough, wherever it stands.
-    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Votes() if kind == "votes" else shop(kind))
-    command.require_sessions([{"kind": "votes"}, {"kind": "shop"}], None)
-    with pytest.raises(ValueError, match=r"limits\.max_sessions is 0"):
-        command.require_sessions([{"kind": "shop"}], 0)
-
-
 def test_the_papers_tables_are_a_configuration():
     with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
         paper = command.read_settings(compose("fit_user_model", ["user_model=paper"])).phases
