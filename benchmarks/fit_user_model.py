@@ -14,10 +14,12 @@ import logging
 import pathlib
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import hydra
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,7 +27,9 @@ from benchmarks.run import CONFIG_FOLDER
 from benchmarks.user_model_card import CLIP_SCORE, OWN_ROWS, write_card
 from benchmarks.user_model_scores import held_out_scores, shown_in_scores
 from pasta_gym.datasets import PreferenceDataset, open_dataset
-from pasta_gym.encoders.clip_encoder import ClipEncoder, find_device
+from pasta_gym.datasets.splits import split_of_rater
+from pasta_gym.encoders.clip_encoder import DTYPES, ClipEncoder, find_device
+from pasta_gym.settings import check_counts, check_not_negative
 from pasta_gym.trajectories import provenance
 from pasta_gym.user_model.checkpoint import phase_key
 from pasta_gym.user_model.data import SPLITS, PreferenceData
@@ -71,6 +75,31 @@ AS_SPLIT = "as_split"
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Most records taken of each dataset; None is all. The numbers themselves are in ``conf/fit_user_model.yaml``.
+
+    Attributes:
+        max_comparisons: Of comparisons and rankings.
+        max_ratings: Of ratings.
+        max_sessions: Of sessions.
+        max_bad_images: Share of the pictures that may be missing or broken.
+    """
+
+    max_comparisons: int | None
+    max_ratings: int | None
+    max_sessions: int | None
+    max_bad_images: float
+
+    def __post_init__(self) -> None:
+        for name in ("max_comparisons", "max_ratings", "max_sessions"):
+            if getattr(self, name) is not None:
+                check_counts(self, name, least=0, note="null takes all")
+        check_not_negative(self, "max_bad_images")
+        if self.max_bad_images > 1:
+            raise ValueError(f"max_bad_images is a share of the images, from 0 to 1, got {self.max_bad_images}")
+
+
+@dataclass(frozen=True)
 class FitSettings:
     """A checked configuration.
 
@@ -78,11 +107,26 @@ class FitSettings:
         resolved: All keys as plain data.
         phases: How to fit.
         splits: How raters are split where a dataset is not.
+        limits: How much is read.
     """
 
     resolved: dict[str, Any]
     phases: PhasesConfig
     splits: RaterSplits
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        own = SimpleNamespace(**self.resolved)
+        check_counts(own, "checkpoint_every", "encoder_batch_size")
+        if own.encoder_dtype not in DTYPES:
+            raise ValueError(f"encoder_dtype must be one of {', '.join(DTYPES)}, got {own.encoder_dtype!r}")
+        if not isinstance(own.one_type, bool):
+            raise ValueError(f"one_type must be true or false, got {own.one_type!r}")
+        for name in ("out", "cache", "encoder"):
+            if not isinstance(getattr(own, name), str):
+                raise ValueError(f"{name} must be a text, got {getattr(own, name)!r}")
+        # Whoever it is about: fractions are looked at where a rater is put into a split.
+        split_of_rater("", self.splits.fractions, self.splits.seed)
 
     @property
     def out(self) -> pathlib.Path:
@@ -117,7 +161,20 @@ def read_settings(config: DictConfig) -> FitSettings:
             f"scores cannot be called {taken[0]!r}, which is a row of the card already; name them otherwise"
         )
     find_device(resolved["device"])
-    return FitSettings(resolved, instantiate(resolved["user_model"]), instantiate(resolved["splits"]))
+    phases, splits = (_made(name, resolved[name]) for name in ("user_model", "splits"))
+    names = [field.name for field in dataclasses.fields(Limits)]
+    if not isinstance(resolved["limits"], dict) or set(resolved["limits"]) != set(names):
+        raise ValueError(f"limits must be {', '.join(names)}, got {resolved['limits']}")
+    return FitSettings(resolved, phases, splits, Limits(**resolved["limits"]))
+
+
+def _made(name: str, part: Any) -> Any:
+    """Make a part of the configuration, and say what is wrong with it without Hydra's own words around it."""
+    try:
+        return instantiate(part)
+    except InstantiationException as error:
+        _, _, within = str(error).partition("full_key: ")
+        raise ValueError(f"{'.'.join(filter(None, (name, within)))}: {error.__cause__ or error}") from error
 
 
 def make_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> ClipEncoder:
@@ -201,7 +258,7 @@ def run(settings: FitSettings) -> pathlib.Path:
     """
     began, given, out = time.monotonic(), settings.resolved, settings.out
     if settings.phases.phase2:
-        require_sessions(given["data"], given["limits"]["max_sessions"])
+        require_sessions(given["data"], settings.limits.max_sessions)
     encoder = frozen_encoder(settings)
     sources = [open_source(source) for source in given["data"]]
     originals = picture_store(settings) if settings.phases.train_encoder else None
@@ -257,7 +314,7 @@ def gather_data(
         as_split=as_split,
         originals=originals,
         progress=True,
-        **given["limits"],
+        **dataclasses.asdict(settings.limits),
     )
 
 

@@ -125,8 +125,8 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
 
 def fit_command(settings: FitSettings, overrides: Sequence[str], row: str) -> str:
     """Write the command of the fit that takes the scores; data without sessions have no phase 2."""
-    given, alone = settings.resolved, []
-    if settings.phases.phase2 and not has_sessions(given["data"], given["limits"]["max_sessions"]):
+    alone = []
+    if settings.phases.phase2 and not has_sessions(settings.resolved["data"], settings.limits.max_sessions):
         alone = [
             "user_model.phase2=false",
             *(["user_model.train_encoder=false"] if settings.phases.train_encoder else []),

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.labels import Batches, Labels, images_at_once
 from pasta_gym.user_model.network import ScoreModel
@@ -75,17 +76,18 @@ class EMConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_types", "steps", "restarts", "trial_steps", "batch_labels", "target_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.e_step_every < 0:
-            raise ValueError(f"e_step_every must be at least 0, got {self.e_step_every}; 0 is an E-step on each batch")
+        if self.sorting is not None:
+            object.__setattr__(self, "sorting", part_of(SortingConfig, self.sorting, "sorting"))
+        check_counts(self, "n_types", "steps", "restarts", "trial_steps", "batch_labels", "target_every")
+        check_counts(self, "restart_period", least=0, note="0 is one cosine over all steps")
+        check_counts(self, "sorted_steps", least=0, note="0 takes no posterior from the sorting")
+        check_counts(self, "e_step_every", least=0, note="0 is an E-step on each batch")
+        check_positive(self, "learning_rate", "clip", "rating_deviation", "comparison_temperature")
+        check_not_negative(self, "weight_decay", "rating_weight", "noise")
         if self.trial_steps > self.steps:
             raise ValueError(f"trial_steps must be at most steps ({self.steps}), got {self.trial_steps}")
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
-        if self.rating_deviation <= 0:
-            raise ValueError(f"rating_deviation must be positive, got {self.rating_deviation}; 0.2 is the default")
 
 
 def pair_log_likelihood(

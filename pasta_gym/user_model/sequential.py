@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.data import PreferenceData
@@ -86,19 +87,13 @@ class SequentialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_sessions", "target_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("batch_labels", "in_turn_weight", "cross_turn_weight", "pair_weight", "rating_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}; 0 leaves it out")
-        for name in ("learning_rate", "clip", "rating_deviation"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.choice_learning_rate is not None and not self.choice_learning_rate > 0:
-            raise ValueError(
-                f"choice_learning_rate must be positive, got {self.choice_learning_rate}; null is learning_rate"
-            )
+        check_counts(self, "steps", "batch_sessions", "target_every")
+        check_counts(self, "batch_labels", least=0, note="0 leaves raters without a session out")
+        check_counts(self, "restart_period", least=0, note="0 is one cosine over all steps")
+        check_not_negative(self, "weight_decay", "in_turn_weight", "cross_turn_weight", "pair_weight", "rating_weight")
+        check_positive(self, "learning_rate", "clip", "rating_deviation")
+        if self.choice_learning_rate is not None:  # then it is learning_rate
+            check_positive(self, "choice_learning_rate")
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
 
