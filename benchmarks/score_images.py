@@ -21,14 +21,13 @@ from hydra import compose, initialize_config_dir
 from tqdm.auto import tqdm
 
 from benchmarks.evaluate_user_model import write_atomically
+from benchmarks.fit_settings import FitSettings, read_settings, require_named_data
 from benchmarks.fit_user_model import (
-    FitSettings,
     frozen_encoder,
     gather_data,
     has_sessions,
     open_source,
     picture_store,
-    read_settings,
 )
 from benchmarks.run import CONFIG_FOLDER
 from pasta_gym.encoders.clip_encoder import decode
@@ -150,6 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.out.suffix != ".npy":
         parser.error(f"--out must end in .npy, got {options.out}")
+    try:
+        require_named_data(options.overrides)
+    except ValueError as error:
+        parser.error(str(error))
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         settings = read_settings(compose("fit_user_model", options.overrides))
     scorer = make_scorer(options.scorer, options.folder)
