@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
@@ -20,6 +19,7 @@ from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.labels import Batches, Labels, images_at_once
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
+from pasta_gym.user_model.session_losses import bradley_terry
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
 FIGURES_EVERY = 50  # steps
@@ -90,25 +90,6 @@ class EMConfig:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
 
 
-def pair_log_likelihood(
-    first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, temperature: torch.Tensor | float
-) -> torch.Tensor:
-    """Log-likelihood of comparisons by Bradley and Terry's model (equation 5), by type.
-
-    Args:
-        first: ``(n, K)`` scores of the first images.
-        second: ``(n, K)`` scores of the second ones.
-        labels: ``(n,)`` 1, 0 or 0.5; a tie is half a win for each.
-        temperature: tau_s, the factor on the difference of scores.
-
-    Returns:
-        ``(n, K)``.
-    """
-    logits = temperature * (first - second)
-    y = labels[:, None]
-    return y * nn.functional.logsigmoid(logits) + (1.0 - y) * nn.functional.logsigmoid(-logits)
-
-
 def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation: float) -> torch.Tensor:
     """Log-likelihood of ratings, Gaussian around the score (equation 6), up to a constant.
 
@@ -134,7 +115,7 @@ def label_log_likelihoods(
     scores = model(labels.prompts(distinct), rows, labels.images(images))
     n = len(labels.pair_labels)
     temperature = model.log_comparison_temperature.exp()
-    pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
+    pairs = bradley_terry(scores[:n] - scores[n : 2 * n], labels.pair_labels, temperature)
     return pairs, rating_log_likelihood(scores[2 * n :], labels.ratings, rating_deviation)
 
 
@@ -175,7 +156,7 @@ def all_rater_log_likelihoods(
         scored.append(model(labels.prompts(distinct), at, labels.images(chunk % n_images)))
     scores = torch.cat(scored)[rows]
     temperature = model.log_comparison_temperature.exp()
-    pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
+    pairs = bradley_terry(scores[:n] - scores[n : 2 * n], labels.pair_labels, temperature)
     ratings = rating_log_likelihood(scores[2 * n :], labels.ratings, rating_deviation)
     return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
         ratings, labels.rating_raters, labels.n_raters

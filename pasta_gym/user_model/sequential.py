@@ -24,12 +24,18 @@ from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.data import PreferenceData
-from pasta_gym.user_model.em import FIGURES_EVERY, pair_log_likelihood, rating_log_likelihood, update_prior
+from pasta_gym.user_model.em import FIGURES_EVERY, rating_log_likelihood, update_prior
 from pasta_gym.user_model.features import Features, FrozenFeatures
 from pasta_gym.user_model.labels import Labels, images_at_once
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
-from pasta_gym.user_model.session_losses import choice_terms, cross_turn_terms, expected_mean, in_turn_terms
+from pasta_gym.user_model.session_losses import (
+    bradley_terry,
+    choice_terms,
+    cross_turn_terms,
+    expected_mean,
+    in_turn_terms,
+)
 from pasta_gym.user_model.sessions import RaterBatch, RaterBatches, Sessions
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, bounded_slopes, free_slopes
 from pasta_gym.user_model.user_model import ChoiceNumbers
@@ -190,7 +196,7 @@ class SessionModel(nn.Module):
         n, scale = len(labels.pair_labels), self.scores.log_comparison_temperature.exp()
         return {
             "pair": (
-                pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, scale),
+                bradley_terry(scores[:n] - scores[n : 2 * n], labels.pair_labels, scale),
                 labels.pair_raters,
             ),
             "rating": (

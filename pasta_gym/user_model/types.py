@@ -164,15 +164,15 @@ def merge_types(
     """
     groups = groups_within(type_distances(model, prompts, slates).divergence, threshold)
     kept = [max(group, key=lambda k: model.prior[k]) for group in groups]
-    merged = copy.copy(model)
-    merged._model = copy.deepcopy(model.score_model)
-    for heads in (merged._model.image_heads, merged._model.text_heads):
+    scores = copy.deepcopy(model.score_model)
+    for heads in (scores.image_heads, scores.text_heads):
         heads.weight3 = nn.Parameter(heads.weight3[kept].clone(), requires_grad=False)
         heads.bias3 = nn.Parameter(heads.bias3[kept].clone(), requires_grad=False)
-    merged.prior = np.array([model.prior[list(group)].sum() for group in groups])
-    merged.metadata = {
-        **model.metadata,
-        "n_types": len(groups),
-        "merged": {"groups": [list(group) for group in groups], "threshold": threshold},
-    }
+    prior = np.array([model.prior[list(group)].sum() for group in groups])
+    merged = model.with_scores(scores, prior)
+    # What was measured of the unmerged types, and what they were filed under, is not about these.
+    for name in [n for n in merged.metadata if n in ("key", "sha256") or n.startswith("held_out")]:
+        del merged.metadata[name]
+    merged.metadata["n_types"] = len(groups)
+    merged.metadata["merged"] = {"groups": [list(group) for group in groups], "threshold": threshold}
     return merged, groups

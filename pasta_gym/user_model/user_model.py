@@ -33,6 +33,14 @@ WEIGHTS = "user_model.safetensors"
 METADATA = "metadata.json"
 CHOICE_IS_FITTED = "choice_is_fitted"
 """Of the metadata; false where there were no sessions to fit the choice numbers on, missing where there were."""
+_KINDS: tuple[tuple[str, type, str], ...] = (
+    ("n_types", int, "a whole number of at least 1"),
+    ("embedding_dim", int, "a whole number of at least 1"),
+    ("aggregator", str, "a name"),
+    ("sha256", str, "the hash of the weights"),
+    ("encoder", dict, "an object with the encoder's hashes"),
+    ("config", dict, "an object with the fit's settings"),
+)
 _MEND = "fit it again with: python -m pasta_gym.user_model.fit"
 
 
@@ -158,6 +166,12 @@ class UserModel:
             ValueError: If the aggregator is unknown or has no fitted numbers.
         """
         other = UserModel(self._model, self.prior, self._choice, aggregator, self.metadata)
+        other.encoder_folder = self.encoder_folder
+        return other
+
+    def with_scores(self, model: ScoreModel, prior: FloatArray) -> UserModel:
+        """Return users of other types, ``prior`` ``(K,)``, with the same choice numbers, metadata and encoder."""
+        other = UserModel(model, prior, self._choice, self.aggregator, self.metadata)
         other.encoder_folder = self.encoder_folder
         return other
 
@@ -392,6 +406,8 @@ def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"no {path}; a user model is a folder of {WEIGHTS} and {METADATA}; {_MEND}")
     try:
         metadata = json.loads(path.read_text())
+        if not isinstance(metadata, dict):
+            raise TypeError(f"expected an object, got {type(metadata).__name__}")
         missing = {"format", "n_types", "embedding_dim", "aggregator", "sha256"} - set(metadata)
     except (ValueError, TypeError) as error:
         raise ValueError(f"cannot read {path} as JSON ({error}); copy it again, or {_MEND}") from error
@@ -399,6 +415,13 @@ def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; copy it again, or {_MEND}")
     if metadata["format"] != FORMAT:
         raise ValueError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_MEND}")
+    for name, kind, said in _KINDS:
+        value = metadata.get(name)
+        is_good = isinstance(value, kind) and not isinstance(value, bool) and (kind is not int or metadata[name] >= 1)
+        if name in metadata and not is_good:
+            raise ValueError(f"{path} has {name} {value!r}, which must be {said}; copy it again, or {_MEND}")
+    if wrong := [n for n, v in metadata.get("encoder", {}).items() if not isinstance(v, str | None)]:
+        raise ValueError(f"{path} has an encoder whose {wrong[0]} is no text; copy it again, or {_MEND}")
     return dict(metadata)
 
 

@@ -12,7 +12,6 @@ from pasta_gym.user_model.em import (
     all_rater_log_likelihoods,
     expected_loss,
     fit_score_model,
-    pair_log_likelihood,
     rater_log_likelihoods,
     rating_log_likelihood,
     update_prior,
@@ -20,6 +19,7 @@ from pasta_gym.user_model.em import (
 from pasta_gym.user_model.labels import Batches, labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_evidence, log_posterior
+from pasta_gym.user_model.session_losses import bradley_terry
 from pasta_gym.user_model.sorting import SortingConfig, first_labels, sort_raters, whitening
 
 SMALL = EMConfig(n_types=3, steps=160, restarts=1, trial_steps=80, batch_labels=800, learning_rate=5e-3, seed=4)
@@ -28,7 +28,7 @@ SMALL = EMConfig(n_types=3, steps=160, restarts=1, trial_steps=80, batch_labels=
 def test_bradley_and_terry_by_hand():
     # Logit 4 * (0.75 - 0.5) = 1 for the first type, 4 * (0.5 - 0.75) = -1 for the second.
     first, second = torch.tensor([[0.75, 0.5]] * 3), torch.tensor([[0.5, 0.75]] * 3)
-    got = pair_log_likelihood(first, second, torch.tensor([1.0, 0.0, 0.5]), 4.0)
+    got = bradley_terry(first - second, torch.tensor([1.0, 0.0, 0.5]), 4.0)
     win, loss = -math.log(1 + math.exp(-1)), -math.log(1 + math.exp(1))
     expected = [[win, loss], [loss, win], [(win + loss) / 2] * 2]
     assert torch.allclose(got, torch.tensor(expected))

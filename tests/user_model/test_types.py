@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -224,6 +226,9 @@ def test_groups_are_of_complete_linkage():
 
 def test_merging_keeps_how_the_others_behave(slates):
     model = make_model(4, prior=[0.1, 0.4, 0.2, 0.3])
+    stale = ("key", "sha256", "held_out", "held_out_one_type", "held_out_baselines")
+    model.metadata |= dict.fromkeys(stale, "of four types") | {"encoder": {"sha256": "e"}}
+    model.encoder_folder = pathlib.Path("encoder")
     heads = model.score_model
     with torch.no_grad():  # type 3 is type 0 with a touch of noise
         for part in (heads.image_heads, heads.text_heads):
@@ -237,6 +242,10 @@ def test_merging_keeps_how_the_others_behave(slates):
     # The commonest type of a group stands for it: 3, not 0.
     assert behaviour(merged, *slates).utilities == pytest.approx(before.utilities[:, [3, 1, 2]], abs=1e-6)
     assert merged.metadata["merged"]["groups"] == [[0, 3], [1], [2]]
+    assert not set(stale) & set(merged.metadata)
+    assert set(stale) <= set(model.metadata)
+    assert (merged.encoder_folder, merged.metadata["encoder"]) == (model.encoder_folder, {"sha256": "e"})
+    assert merged.temperature == model.temperature
     assert model.n_types == 4
     assert behaviour(model, *slates).utilities == pytest.approx(before.utilities)
     same, alone = merge_types(model, *slates, threshold=0.0)
