@@ -15,9 +15,9 @@ from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.history import check_dataset
 from agents.observation_rows import LoggedRows, RowForm, Rows, Standard, check_row_form, checked_rows
-from agents.settings import check_counts, check_positive
 from agents.slate_actions import ScoreActions, SlateNumbers
 from agents.slate_selection import rounded
+from pasta_gym.settings import check_counts, check_positive
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 

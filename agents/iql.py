@@ -27,8 +27,8 @@ from agents.history import Histories, LoggedHistories, StateEncoder, check_datas
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
 from agents.mixture_fit import MixtureConfig
 from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
-from agents.settings import check_counts, check_not_negative, check_positive, part_of
 from agents.slate_selection import rounded, slate_sampled_by_value, top_slate
+from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 

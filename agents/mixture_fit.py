@@ -19,7 +19,7 @@ from agents.choice_mixture import (
     in_precision,
 )
 from agents.networks import linear
-from agents.settings import check_counts, check_not_negative, check_positive
+from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray
 

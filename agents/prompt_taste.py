@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from agents.history import LoggedHistories, StateEncoder
 from agents.networks import linear
-from agents.settings import check_counts, check_not_negative, check_positive
+from pasta_gym.settings import check_counts, check_not_negative, check_positive
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.observation_rows import RowForm, Standard, check_row_form, checked_rows, rows_of_observations
 from agents.random_slate import RandomAgent
-from agents.settings import check_counts, check_positive, part_of
 from agents.slate_actions import ScoreActions
 from agents.slate_selection import rounded
 from pasta_gym import seeding
+from pasta_gym.settings import check_counts, check_positive, part_of
 from pasta_gym.trajectories import EnvironmentConfig, TrajectoryDataset
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.environment import first_environment_seed

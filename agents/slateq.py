@@ -31,9 +31,9 @@ from agents.mixture_fit import MixtureConfig, logged_rewards
 from agents.mixture_slate import mixture_slate
 from agents.networks import start_at, update_target
 from agents.prompt_taste import TasteConfig, fit_prompt_taste
-from agents.settings import check_counts, check_not_negative, check_positive, part_of
 from agents.slate_selection import coordinate_slate, exact_choice_slate, rounded, topk_choice_slate
 from agents.slateq_network import ItemScores, MixtureSlateQNetwork, SlateQNetwork
+from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from agents.settings import check_counts, check_not_negative, check_positive, part_of
 from agents.token_loading import SCRATCH, SCRATCH_VALUE_TOKEN, ScratchConfig, Tuning
 from agents.token_model import Precision
+from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 
 
 @dataclass(frozen=True)

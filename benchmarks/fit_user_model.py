@@ -3,6 +3,7 @@
 python -m benchmarks.fit_user_model data=preferences/mini user_model=mini
 python -m benchmarks.fit_user_model data=preferences/paper user_model=paper out=my_users
 python -m benchmarks.fit_user_model user_model.phase1=false out=without_phase_1
+python -m benchmarks.fit_user_model data=preferences/pickapic user_model.phase2=false    # no sessions: phase 1 alone
 """
 
 from __future__ import annotations
@@ -11,27 +12,28 @@ import dataclasses
 import functools
 import logging
 import pathlib
+import sys
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import hydra
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from benchmarks.fit_settings import AS_SPLIT, FitSettings, read_settings, require_named_data
 from benchmarks.run import CONFIG_FOLDER
-from benchmarks.user_model_card import CLIP_SCORE, OWN_ROWS, write_card
+from benchmarks.user_model_card import CLIP_SCORE, write_card
 from benchmarks.user_model_scores import held_out_scores, shown_in_scores
 from pasta_gym.datasets import PreferenceDataset, open_dataset
 from pasta_gym.encoders.clip_encoder import ClipEncoder, find_device
 from pasta_gym.trajectories import provenance
 from pasta_gym.user_model.checkpoint import phase_key
-from pasta_gym.user_model.data import SPLITS, PreferenceData
+from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, module_bytes
 from pasta_gym.user_model.features import EncodedFeatures
 from pasta_gym.user_model.fit import ONE_TYPE
-from pasta_gym.user_model.gather import RaterSplits, gather
+from pasta_gym.user_model.gather import gather
 from pasta_gym.user_model.originals import Originals
 from pasta_gym.user_model.own_encoder import load_own_encoder
 from pasta_gym.user_model.phases import PhasesConfig, fit_in_phases
@@ -46,77 +48,9 @@ from pasta_gym.user_model.predictors import (
 from pasta_gym.user_model.user_model import UserModel
 
 logger = logging.getLogger(__name__)
-KEYS = (
-    "cache",
-    "checkpoint_every",
-    "data",
-    "data_name",
-    "device",
-    "encoder",
-    "encoder_batch_size",
-    "encoder_dtype",
-    "limits",
-    "one_type",
-    "out",
-    "scores",
-    "splits",
-    "user_model",
-)
 _NO_PART_OF_A_FIT = ("out", "cache", "one_type", "checkpoint_every", "scores", "device")
 PHASES = "phases"
 PICTURES = "pictures"
-AS_SPLIT = "as_split"
-"""The option of a dataset in ``data`` that is no argument of its class: the split all of its raters are in."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """A checked configuration.
-
-    Attributes:
-        resolved: All keys as plain data.
-        phases: How to fit.
-        splits: How raters are split where a dataset is not.
-    """
-
-    resolved: dict[str, Any]
-    phases: PhasesConfig
-    splits: RaterSplits
-
-    @property
-    def out(self) -> pathlib.Path:
-        """Folder of the user model."""
-        return pathlib.Path(self.resolved["out"])
-
-
-def read_settings(config: DictConfig) -> FitSettings:
-    """Check a composed configuration and make it typed.
-
-    Raises:
-        ValueError: If a key is unknown or missing, or a value out of range. Nothing has been read then.
-    """
-    resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    unknown, missing = sorted(set(resolved) - set(KEYS)), sorted(set(KEYS) - set(resolved))
-    if unknown or missing:
-        raise ValueError(f"unknown keys {unknown}, missing ones {missing}; the keys are {', '.join(KEYS)}")
-    sources = resolved["data"]
-    if not isinstance(sources, list) or not all(isinstance(s, dict) and "kind" in s for s in sources):
-        raise ValueError(f"data must be a list of datasets with a kind each, or data=preferences/NAME; got {sources!r}")
-    for source in sources:
-        if source.get(AS_SPLIT) not in (None, *SPLITS):
-            raise ValueError(
-                f"{AS_SPLIT} of {source.get('name', source['kind'])} must be one of {', '.join(SPLITS)}, or left out "
-                f"to split its raters one by one; got {source[AS_SPLIT]!r}"
-            )
-    tables = resolved["scores"]
-    if not isinstance(tables, dict) or not all(isinstance(path, str) for path in tables.values()):
-        raise ValueError(f"scores must name a file each, as in +scores.pickscore=pickscore.npy; got {tables!r}")
-    if taken := sorted(set(tables) & {*OWN_ROWS, CLIP_SCORE}):
-        raise ValueError(
-            f"scores cannot be called {taken[0]!r}, which is a row of the card already; name them otherwise"
-        )
-    find_device(resolved["device"])
-    return FitSettings(resolved, instantiate(resolved["user_model"]), instantiate(resolved["splits"]))
 
 
 def make_encoder(name: str, *, device: str = "auto", dtype: str = "float32") -> ClipEncoder:
@@ -157,26 +91,36 @@ def open_source(source: dict[str, Any]) -> PreferenceDataset:
     return open_dataset(**{name: value for name, value in source.items() if name != AS_SPLIT})
 
 
-def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
+def has_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> bool:
     """Look for a first session in datasets, before their pictures are embedded and EM runs.
 
     Args:
         sources: Kind and options of each dataset.
         max_sessions: Most sessions that will be taken of each; None means all.
+    """
+    # Datasets of their own: what is read here is not to be counted in the reports.
+    return max_sessions != 0 and any(next(open_source(source).sessions(), None) for source in sources)
+
+
+def require_sessions(sources: list[dict[str, Any]], max_sessions: int | None) -> None:
+    """Refuse datasets without sessions, see ``has_sessions``.
 
     Raises:
         ValueError: If there is none in any.
     """
+    if has_sessions(sources, max_sessions):
+        return
+    alone = (
+        "or give user_model.phase2=false, which fits scores and types and leaves the choice temperature as configured"
+    )
     if max_sessions == 0:
-        raise ValueError("limits.max_sessions is 0, and without sessions the choice temperature cannot be fitted")
-    # Datasets of their own: what is read here is not to be counted in the reports.
-    if not any(next(open_source(source).sessions(), None) for source in sources):
-        kinds = ", ".join(source["kind"] for source in sources)
-        raise ValueError(
-            f"there are no sessions in {kinds}, so the choice temperature cannot be fitted, with or without phase 2; "
-            "add a dataset that has them: data=preferences/paper fits Pick-a-Pic, HPD v2 and SAC together with PASTA's "
-            "sessions, and a file of your own in conf/data/preferences/ may list any others"
-        )
+        raise ValueError(f"limits.max_sessions is 0, and phase 2 is fitted on sessions; take some, {alone}")
+    kinds = ", ".join(source["kind"] for source in sources)
+    raise ValueError(
+        f"there are no sessions in {kinds}, and phase 2 and the choice temperature are fitted on them; add a dataset "
+        "that has some: data=preferences/paper fits Pick-a-Pic, HPD v2 and SAC together with PASTA's sessions, and a "
+        f"file of your own in conf/data/preferences/ may list any others; {alone}"
+    )
 
 
 def run(settings: FitSettings) -> pathlib.Path:
@@ -186,10 +130,11 @@ def run(settings: FitSettings) -> pathlib.Path:
         The user model's folder.
 
     Raises:
-        ValueError: If data, encoder or configuration are at fault, or no dataset has sessions.
+        ValueError: If data, encoder or configuration are at fault, or no dataset has sessions for phase 2.
     """
     began, given, out = time.monotonic(), settings.resolved, settings.out
-    require_sessions(given["data"], given["limits"]["max_sessions"])
+    if settings.phases.phase2:
+        require_sessions(given["data"], settings.limits.max_sessions)
     encoder = frozen_encoder(settings)
     sources = [open_source(source) for source in given["data"]]
     originals = picture_store(settings) if settings.phases.train_encoder else None
@@ -245,7 +190,7 @@ def gather_data(
         as_split=as_split,
         originals=originals,
         progress=True,
-        **given["limits"],
+        **dataclasses.asdict(settings.limits),
     )
 
 
@@ -369,4 +314,8 @@ def main(config: DictConfig) -> str:
 
 
 if __name__ == "__main__":
+    try:
+        require_named_data(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     main()

@@ -17,7 +17,7 @@ import multiprocessing
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,11 @@ from benchmarks.rater_scores import Raters, load_raters, recovery, score_ceiling
 from benchmarks.stats import Interval, Scores, difference_interval, mean_intervals
 from pasta_gym.mini import rater_data
 from pasta_gym.mini.rater_sessions import load_pool
+from pasta_gym.types import IntArray
 from pasta_gym.user_model.em import EM, EMConfig
 from pasta_gym.user_model.fit import fit_user_model
 from pasta_gym.user_model.labels import labels_of
+from pasta_gym.user_model.metrics import stability
 from pasta_gym.user_model.predictors import ModelPredictor
 from pasta_gym.user_model.sorting import SortingConfig
 
@@ -249,21 +251,38 @@ def summarise(records: dict[int, dict[int, dict[str, Any]]]) -> dict[str, dict[i
     return summary
 
 
+def stability_of(of_seed: Mapping[int, dict[str, Any]]) -> float | None:
+    """Mean adjusted Rand index of the raters' types over pairs of fits of the same labels; None without such a pair."""
+    groups: dict[str, list[IntArray]] = {}
+    for record in of_seed.values():
+        if "recovery" in record:
+            same = json.dumps(record.get("settings"), sort_keys=True)
+            groups.setdefault(same, []).append(np.array(record["recovery"]["types"]))
+    found = [stability(types) for types in groups.values() if len(types) > 1]
+    return float(np.mean(found)) if found else None
+
+
 def as_table(records: dict[int, dict[int, dict[str, Any]]], ceiling: dict[str, float]) -> str:
     """Lay the study out as a Markdown table, with where each figure flattens."""
     summary = summarise(records)
-    lines = ["| K | " + " | ".join(METRICS.values()) + " | adjusted Rand index | types above 1% | seconds a fit |"]
-    lines.append("|---|" + "---|" * (len(METRICS) + 3))
+    lines = [
+        "| K | "
+        + " | ".join(METRICS.values())
+        + " | adjusted Rand index | stability | types above 1% | seconds a fit |"
+    ]
+    lines.append("|---|" + "---|" * (len(METRICS) + 4))
     for k, of_seed in records.items():
         cells = [v[k].text(3) for v in summary.values()]
         rand = [r["recovery"]["adjusted_rand_index"] for r in of_seed.values() if "recovery" in r]
         used = np.mean([(np.array(r["prior"]) > 0.01).sum() for r in of_seed.values()])
         seconds = np.mean([r["seconds"] for r in of_seed.values()])
-        cells += [f"{np.mean(rand):.3f}" if rand else "-", f"{used:.1f}", f"{seconds:.0f}"]
+        stable = stability_of(of_seed)
+        cells += [f"{np.mean(rand):.3f}" if rand else "-", "-" if stable is None else f"{stable:.3f}"]
+        cells += [f"{used:.1f}", f"{seconds:.0f}"]
         lines.append(f"| {k} | " + " | ".join(cells) + " |")
     if ceiling:
         cells = [f"{ceiling[m]:.3f}" if m in ceiling else "-" for m in METRICS]
-        lines.append("| ceiling | " + " | ".join(cells) + " | - | - | - |")
+        lines.append("| ceiling | " + " | ".join(cells) + " | - | - | - | - |")
     flat = [f"{title}: {plateau(score_matrices(records, metric))}" for metric, title in METRICS.items()]
     return "\n".join([*lines, "", f"Smallest K not below the best beyond noise: {'; '.join(flat)}."])
 

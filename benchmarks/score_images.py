@@ -1,7 +1,7 @@
 """One published scorer's number for every picture of a dataset, as a row of the card of a user model.
 
 python -m benchmarks.score_images --scorer pickscore --folder PICKSCORE --out pickscore.npy data=preferences/pickapic
-python -m benchmarks.fit_user_model data=preferences/pickapic +scores.pickscore=pickscore.npy
+python -m benchmarks.fit_user_model data=preferences/pickapic user_model.phase2=false +scores.pickscore=pickscore.npy
 
 The dataset is named as for the fit, with the same limits and splits, so that images have the same rows. Pictures are
 read in full: one that comes as an embedding alone, as the mini world's do, cannot be scored.
@@ -21,13 +21,13 @@ from hydra import compose, initialize_config_dir
 from tqdm.auto import tqdm
 
 from benchmarks.evaluate_user_model import write_atomically
+from benchmarks.fit_settings import FitSettings, read_settings, require_named_data
 from benchmarks.fit_user_model import (
-    FitSettings,
     frozen_encoder,
     gather_data,
+    has_sessions,
     open_source,
     picture_store,
-    read_settings,
 )
 from benchmarks.run import CONFIG_FOLDER
 from pasta_gym.encoders.clip_encoder import decode
@@ -122,6 +122,17 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
     return score_pictures(scorer, originals, prompts, progress=True)
 
 
+def fit_command(settings: FitSettings, overrides: Sequence[str], row: str) -> str:
+    """Write the command of the fit that takes the scores; data without sessions have no phase 2."""
+    alone = []
+    if settings.phases.phase2 and not has_sessions(settings.resolved["data"], settings.limits.max_sessions):
+        alone = [
+            "user_model.phase2=false",
+            *(["user_model.train_encoder=false"] if settings.phases.train_encoder else []),
+        ]
+    return shlex.join(["python", "-m", "benchmarks.fit_user_model", *overrides, *alone, row])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -138,6 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.out.suffix != ".npy":
         parser.error(f"--out must end in .npy, got {options.out}")
+    try:
+        require_named_data(options.overrides)
+    except ValueError as error:
+        parser.error(str(error))
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         settings = read_settings(compose("fit_user_model", options.overrides))
     scorer = make_scorer(options.scorer, options.folder)
@@ -152,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     row = f"+scores.{options.scorer.replace('.', '_')}={options.out}"
     print(  # noqa: T201
         f"wrote {options.out}: {scorer.name} of {len(kept)} of {len(table)} images, mean {kept.mean():.4g}; then: "
-        + shlex.join(["python", "-m", "benchmarks.fit_user_model", *options.overrides, row])
+        + fit_command(settings, options.overrides, row)
     )
 
 

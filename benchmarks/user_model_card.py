@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pasta_gym.trajectories.files import write_text
-from pasta_gym.user_model.user_model import UserModel
+from pasta_gym.user_model.user_model import CHOICE_IS_FITTED, UserModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,6 +82,11 @@ def cautions(metadata: dict[str, Any]) -> list[str]:
     """Say what follows from the data and not from any figure."""
     data = metadata.get("data", {})
     notes = []
+    if not metadata.get(CHOICE_IS_FITTED, True):
+        notes.append(
+            "How decidedly people choose: there were no sessions, so temperature and sharpness are configured numbers "
+            "and not fitted ones."
+        )
     if any(source.get("kind") == "mini_raters" for source in data.get("sources", [])):
         notes.append("Statements about people: its raters are synthetic and their tastes were made up.")
     if not data.get("counts", {}).get("ratings"):
@@ -149,7 +154,9 @@ def write_card(
         f"Shares of the types: {', '.join(f'{p:.3f}' for p in prior)}. "
         f"Temperature {model.temperature:.3g}"
         + ("" if model.has_constant_temperature else f", slopes {_numbers(model.slopes)}")
-        + f"; sharpness {model.sharpness:.3g}; tau_s {model.comparison_temperature:.3g}.",
+        + f"; sharpness {model.sharpness:.3g}"
+        + ("" if model.has_fitted_choices else ", both as configured")
+        + f"; tau_s {model.comparison_temperature:.3g}.",
         "",
         "## Fitted on",
         *[_source_line(source) for source in data.get("sources", [])],

@@ -19,6 +19,7 @@ from pasta_gym.user_model.evaluation import (
 )
 from pasta_gym.user_model.features import Shown, shown_to
 from pasta_gym.user_model.metrics import calibration_error, log_sigmoid, reliability_curve
+from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import Predictor
 
 N_LABELS = (0, 5, 20, 50)
@@ -70,10 +71,7 @@ def choice_labels(predictor: Predictor, data: PreferenceData, raters: IntArray) 
 def posteriors(predictor: Predictor, evidence: Labels, rows: list[IntArray]) -> FloatArray:
     """Posterior over types from the labels in each rater's ``rows``: ``(R, K)``."""
     sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), len(predictor.prior))
-    joint = np.log(np.maximum(predictor.prior, 1e-300)) + sums
-    weights = np.exp(joint - joint.max(axis=1, keepdims=True))
-    normalised: FloatArray = weights / weights.sum(axis=1, keepdims=True)
-    return normalised
+    return normalised(np.log(np.maximum(predictor.prior, 1e-300)) + sums)
 
 
 def predict(labels: Labels, rows: list[IntArray], posterior: FloatArray) -> tuple[FloatArray, IntArray]:

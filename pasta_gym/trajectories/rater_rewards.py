@@ -41,11 +41,10 @@ def session_posteriors(
     Returns:
         ``(n, K)`` float64, rows sum to 1.
     """
+    from pasta_gym.user_model.posterior import normalised
+
     with np.errstate(divide="ignore"):
-        joint = np.log(users.posterior(prompt_embeddings, slate_images, choices)) + label_log_likelihoods
-    weights = np.exp(joint - joint.max(axis=1, keepdims=True))
-    posterior: FloatArray = weights / weights.sum(axis=1, keepdims=True)
-    return posterior
+        return normalised(np.log(users.posterior(prompt_embeddings, slate_images, choices)) + label_log_likelihoods)
 
 
 def chosen_utilities_of_types(
@@ -73,7 +72,8 @@ def labels_by_type(users: UserModelProtocol, labels: pathlib.Path, raters: IntAr
     """
     from pasta_gym.user_model import UserModel
     from pasta_gym.user_model.data import load_preferences
-    from pasta_gym.user_model.em import EMConfig, all_rater_log_likelihoods
+    from pasta_gym.user_model.em import all_rater_log_likelihoods
+    from pasta_gym.user_model.evidence import rating_deviation
     from pasta_gym.user_model.labels import labels_of
 
     if not isinstance(users, UserModel):
@@ -81,7 +81,7 @@ def labels_by_type(users: UserModelProtocol, labels: pathlib.Path, raters: IntAr
             f"other labels can be read by a fitted user model alone, got {type(users).__name__}; "
             "set use_labels=false to judge by the session's choices"
         )
-    deviation = float(users.metadata.get("config", {}).get("rating_deviation", EMConfig.rating_deviation))
+    deviation = rating_deviation(users)
     given = labels_of(load_preferences(labels), raters)
     found: FloatArray = all_rater_log_likelihoods(users.score_model, given, deviation).numpy().astype(np.float64)
     return found

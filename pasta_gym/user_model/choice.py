@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pasta_gym.settings import check_counts, check_positive
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, bounded_slopes, free_slopes, slate_temperature
 from pasta_gym.user_model.utility import aggregate
 
@@ -74,6 +75,14 @@ class ChoiceConfig:
     sharpness: float = 10.0
     max_sharpness: float = 200.0
     slate_dependent: bool = False
+
+    def __post_init__(self) -> None:
+        check_counts(self, "steps")
+        check_positive(self, "temperature", "sharpness", "max_sharpness")
+        if self.sharpness > self.max_sharpness:
+            raise ValueError(
+                f"sharpness must be at most max_sharpness ({self.max_sharpness}), got {self.sharpness}, and stays there"
+            )
 
 
 def fit_choice_model(

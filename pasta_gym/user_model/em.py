@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
+from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
-from pasta_gym.user_model.labels import Batches, Labels
+from pasta_gym.user_model.labels import Batches, Labels, images_at_once
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
+from pasta_gym.user_model.session_losses import bradley_terry
 from pasta_gym.user_model.sorting import SortingConfig, sort_raters
 
 FIGURES_EVERY = 50  # steps
@@ -75,36 +76,18 @@ class EMConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_types", "steps", "restarts", "trial_steps", "batch_labels", "target_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.e_step_every < 0:
-            raise ValueError(f"e_step_every must be at least 0, got {self.e_step_every}; 0 is an E-step on each batch")
+        if self.sorting is not None:
+            object.__setattr__(self, "sorting", part_of(SortingConfig, self.sorting, "sorting"))
+        check_counts(self, "n_types", "steps", "restarts", "trial_steps", "batch_labels", "target_every")
+        check_counts(self, "restart_period", least=0, note="0 is one cosine over all steps")
+        check_counts(self, "sorted_steps", least=0, note="0 takes no posterior from the sorting")
+        check_counts(self, "e_step_every", least=0, note="0 is an E-step on each batch")
+        check_positive(self, "learning_rate", "clip", "rating_deviation", "comparison_temperature")
+        check_not_negative(self, "weight_decay", "rating_weight", "noise")
         if self.trial_steps > self.steps:
             raise ValueError(f"trial_steps must be at most steps ({self.steps}), got {self.trial_steps}")
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
-        if self.rating_deviation <= 0:
-            raise ValueError(f"rating_deviation must be positive, got {self.rating_deviation}; 0.2 is the default")
-
-
-def pair_log_likelihood(
-    first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, temperature: torch.Tensor | float
-) -> torch.Tensor:
-    """Log-likelihood of comparisons by Bradley and Terry's model (equation 5), by type.
-
-    Args:
-        first: ``(n, K)`` scores of the first images.
-        second: ``(n, K)`` scores of the second ones.
-        labels: ``(n,)`` 1, 0 or 0.5; a tie is half a win for each.
-        temperature: tau_s, the factor on the difference of scores.
-
-    Returns:
-        ``(n, K)``.
-    """
-    logits = temperature * (first - second)
-    y = labels[:, None]
-    return y * nn.functional.logsigmoid(logits) + (1.0 - y) * nn.functional.logsigmoid(-logits)
 
 
 def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation: float) -> torch.Tensor:
@@ -132,17 +115,19 @@ def label_log_likelihoods(
     scores = model(labels.prompts(distinct), rows, labels.images(images))
     n = len(labels.pair_labels)
     temperature = model.log_comparison_temperature.exp()
-    pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
+    pairs = bradley_terry(scores[:n] - scores[n : 2 * n], labels.pair_labels, temperature)
     return pairs, rating_log_likelihood(scores[2 * n :], labels.ratings, rating_deviation)
 
 
 def rater_log_likelihoods(model: ScoreModel, labels: Labels, rating_deviation: float) -> torch.Tensor:
     """Log-likelihood of all labels of each rater by type, ``(n_raters, K)``, where the model is."""
     labels = labels.on(model.device)
-    pairs, ratings = label_log_likelihoods(model, labels, rating_deviation)
-    return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
-        ratings, labels.rating_raters, labels.n_raters
-    )
+    total = torch.zeros(labels.n_raters, model.n_types, device=model.device)
+    for piece, _ in labels.pieces(images_at_once(model.n_types, model.embedding_dim)):
+        pairs, ratings = label_log_likelihoods(model, piece, rating_deviation)
+        of_pairs = rows_by_rater(pairs, piece.pair_raters, labels.n_raters)
+        total = total + (of_pairs + rows_by_rater(ratings, piece.rating_raters, labels.n_raters))
+    return total
 
 
 @torch.no_grad()
@@ -171,7 +156,7 @@ def all_rater_log_likelihoods(
         scored.append(model(labels.prompts(distinct), at, labels.images(chunk % n_images)))
     scores = torch.cat(scored)[rows]
     temperature = model.log_comparison_temperature.exp()
-    pairs = pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, temperature)
+    pairs = bradley_terry(scores[:n] - scores[n : 2 * n], labels.pair_labels, temperature)
     ratings = rating_log_likelihood(scores[2 * n :], labels.ratings, rating_deviation)
     return rows_by_rater(pairs, labels.pair_raters, labels.n_raters) + rows_by_rater(
         ratings, labels.rating_raters, labels.n_raters
@@ -290,10 +275,13 @@ class EM:
         config = self.config
         batch = (self.batches.draw_labels() if config.e_step_every else self.batches.draw()).on(self.device)
         posterior = self._e_step(batch)
-        pairs, ratings = label_log_likelihoods(self.model, batch, config.rating_deviation)
-        loss = expected_loss(pairs, ratings, posterior, batch, config.rating_weight)
         self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss = 0.0
+        for piece, share in batch.pieces(images_at_once(self.model.n_types, self.model.embedding_dim)):
+            pairs, ratings = label_log_likelihoods(self.model, piece, config.rating_deviation)
+            part = share * expected_loss(pairs, ratings, posterior, piece, config.rating_weight)
+            torch.autograd.backward(part)  # gradients add up over the pieces, and each piece's memory is freed
+            loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self._optimiser.step()
         self._schedule.step()
@@ -303,7 +291,7 @@ class EM:
         self.taken += 1
         if self.taken % config.target_every == 0:
             self.target.load_state_dict(self.model.state_dict())
-        return {"loss": float(loss.detach()), "largest_type": float(self.prior.max())}
+        return {"loss": loss, "largest_type": float(self.prior.max())}
 
     @torch.no_grad()
     def _e_step(self, batch: Labels) -> torch.Tensor:

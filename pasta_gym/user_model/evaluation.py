@@ -25,8 +25,8 @@ from pasta_gym.user_model.metrics import (
     score_pairs,
     spearman,
 )
+from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import ModelPredictor, Predictor
-from pasta_gym.user_model.types import normalised
 from pasta_gym.user_model.user_model import UserModel
 
 N_LABELS: tuple[int, ...] = (0, 5, 20, 50)

@@ -28,9 +28,11 @@ from pasta_gym.user_model.evaluation import (
     ranking_correlation,
     type_posteriors,
 )
+from pasta_gym.user_model.evidence import rating_deviation
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index, score_choices, score_pairs, spearman
+from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.user_model import UserModel
 
 N_DRAWS = 4000
@@ -136,12 +138,9 @@ def ceiling_figures(
 
 def posterior_from_all_labels(model: UserModel, data: PreferenceData, who: IntArray) -> FloatArray:
     """Posterior over types from all pairs, rankings and ratings of each rater ``(R,)``: ``(R, K)``."""
-    deviation = float(model.metadata.get("config", {}).get("rating_deviation", 0.2))
-    likelihood = rater_log_likelihoods(model.score_model, labels_of(data, who), deviation).numpy().astype(np.float64)
-    joint = np.log(model.prior) + likelihood
-    weights = np.exp(joint - joint.max(axis=1, keepdims=True))
-    posterior: FloatArray = weights / weights.sum(axis=1, keepdims=True)
-    return posterior
+    nu = rating_deviation(model)
+    likelihood = rater_log_likelihoods(model.score_model, labels_of(data, who), nu).numpy().astype(np.float64)
+    return normalised(np.log(model.prior) + likelihood)
 
 
 def taste_fidelity(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Callable
@@ -24,9 +25,10 @@ from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import EMConfig, fit_score_model
 from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.network import ScoreModel, score
-from pasta_gym.user_model.user_model import ChoiceNumbers, UserModel
+from pasta_gym.user_model.user_model import CHOICE_IS_FITTED, ChoiceNumbers, UserModel
 from pasta_gym.user_model.utility import AGGREGATORS
 
+logger = logging.getLogger(__name__)
 ONE_TYPE = "one_type"
 _SESSIONS_AT_ONCE = 32
 
@@ -85,6 +87,13 @@ def train_sessions(data: PreferenceData) -> IntArray:
     return sessions
 
 
+def configured_choices(config: ChoiceConfig | None = None) -> dict[str, ChoiceNumbers]:
+    """Choice numbers of every aggregator as they are configured, for a fit that has no sessions to fit them on."""
+    config = config or ChoiceConfig()
+    sharpness = {"softmax": config.sharpness}
+    return {name: ChoiceNumbers(config.temperature, sharpness.get(name, 0.0)) for name in AGGREGATORS}
+
+
 def fit_choice_models(
     model: ScoreModel, posterior: torch.Tensor, data: PreferenceData, config: ChoiceConfig | None = None
 ) -> dict[str, ChoiceFit]:
@@ -115,6 +124,7 @@ def fit_user_model(
     log: Callable[[dict[str, float]], None] | None = None,
     *,
     checkpoints: Checkpoints | None = None,
+    sessions_required: bool = True,
     progress: bool = False,
     device: torch.device | str = "cpu",
 ) -> UserModel:
@@ -126,6 +136,8 @@ def fit_user_model(
         choice_config: How the choice model is fitted.
         log: Called with figures now and then.
         checkpoints: Where EM is kept as it runs; one that was stopped goes on from there.
+        sessions_required: Whether to refuse data without sessions. If not, such data leave the choice numbers as they
+            are configured, and the metadata say so (``choice_is_fitted``).
         progress: Whether to show progress bars.
         device: Where the heads are fitted; the choice model is fitted on the CPU.
 
@@ -133,25 +145,34 @@ def fit_user_model(
         The user model with the softmax aggregator; its metadata holds the configuration and the training figures.
 
     Raises:
-        ValueError: If the train split has no labels or no sessions; nothing has been fitted then.
+        ValueError: If the train split has no labels, or no sessions that are required; nothing has been fitted then.
     """
     config = config or EMConfig()
-    train_sessions(data)  # before EM, which may take days
+    try:
+        train_sessions(data)  # before EM, which may take days
+        has_sessions = True
+    except ValueError as error:
+        if sessions_required:
+            raise
+        has_sessions = False
+        logger.warning("the choice numbers stay as configured and are not fitted: %s", error)
     raters = data.raters_of("train")
     raters = raters[has_single_turn_labels(data)[raters]]
     labels = labels_of(data, raters)
     fitted = fit_score_model(labels, config, log, checkpoints=checkpoints, progress=progress, device=device)
     posterior = fitted.prior.repeat(data.n_raters, 1)
     posterior[torch.from_numpy(raters)] = fitted.posterior
-    fits = fit_choice_models(fitted.model, posterior, data, choice_config)
+    fits = fit_choice_models(fitted.model, posterior, data, choice_config) if has_sessions else {}
+    choice = {name: ChoiceNumbers(f.temperature, f.sharpness, f.slopes) for name, f in fits.items()}
     # A share of zero would make a type impossible, whatever is seen.
     prior = fitted.prior.clamp(min=1e-4).double()
     return UserModel(
         fitted.model,
         (prior / prior.sum()).numpy(),
-        {name: ChoiceNumbers(f.temperature, f.sharpness, f.slopes) for name, f in fits.items()},
+        choice or configured_choices(choice_config),
         "softmax",
         {
+            **({} if has_sessions else {CHOICE_IS_FITTED: False}),
             "config": dataclasses.asdict(config),
             "training": {
                 "raters": len(raters),

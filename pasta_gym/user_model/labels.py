@@ -17,6 +17,20 @@ import torch
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import PreferenceData
 
+VALUES_AT_ONCE = 2**28
+"""Most numbers in the heads' vectors of the images that go through them together: 1 GiB, and a few times that with what
+is kept for gradients. 2,730 pairs at K = 64 and d = 768."""
+
+
+def images_at_once(n_types: int, dim: int) -> int:
+    """Return how many images may go through the heads together, each with a vector of ``dim`` numbers a type."""
+    return max(1, VALUES_AT_ONCE // (n_types * dim))
+
+
+def kind_pieces(n: int, most: int) -> list[torch.Tensor]:
+    """Cut rows ``0..n - 1`` into pieces of ``most``, one at least; none if there are none."""
+    return [piece for piece in torch.arange(n).split(max(1, most)) if len(piece)]
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -79,6 +93,26 @@ class Labels:
             ratings=self.ratings[rated],
         )
 
+    @property
+    def n_images(self) -> int:
+        """Images that the labels are about, one as often as it was judged."""
+        return 2 * len(self.pair_labels) + len(self.ratings)
+
+    def pieces(self, n_images: int) -> list[tuple[Labels, float]]:
+        """Cut the labels so that each piece is about at most ``n_images`` images; raters keep their numbers.
+
+        A rater's labels come together, however many, and one rater may have more than fit the memory.
+
+        Returns:
+            The pieces, and each one's share of its kind's labels: the mean over all labels of a kind is the sum of
+            the pieces' means times their shares. What fits is one piece, whose share is 1; others are of one kind.
+        """
+        if self.n_images <= n_images:
+            return [(self, 1.0)]
+        none, n, m = torch.arange(0), len(self.pair_labels), len(self.ratings)
+        pairs = [(self.rows(rows, none), len(rows) / n) for rows in kind_pieces(n, n_images // 2)]
+        return pairs + [(self.rows(none, rows), len(rows) / m) for rows in kind_pieces(m, n_images)]
+
 
 def labels_of(data: PreferenceData, raters: IntArray) -> Labels:
     """Collect the pairs (rankings' neighbours included) and ratings of ``raters``, in that order.
@@ -127,7 +161,7 @@ class Batches:
 
     Args:
         labels: The labels.
-        batch_labels: Labels in a batch; the last rater may pass it.
+        batch_labels: Labels in a batch; the last rater may pass it, by far if that one has many: see ``Labels.pieces``.
         generator: Source of the order.
     """
 

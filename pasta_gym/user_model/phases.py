@@ -43,7 +43,8 @@ class PhasesConfig:
         aggregator: How the scores of a column's images become its utility.
         phase1: Whether there is a phase 1. Without it phase 2 starts from untrained heads, and from choice numbers that
             are fitted to them.
-        phase2: Whether there is a phase 2. Without it only the choice numbers are fitted on sessions.
+        phase2: Whether there is a phase 2. Without it only the choice numbers are fitted on sessions, and data without
+            any leave them as ``choice`` has them.
         train_encoder: Whether phase 2 trains the encoder as well.
     """
 
@@ -153,12 +154,19 @@ def fit_phase1(
         The user model.
 
     Raises:
-        ValueError: If the train split has no labels or no sessions.
+        ValueError: If the train split has no labels, or there is to be a phase 2 and it has no sessions.
     """
     history = history or History()
     log = history.of_phase(1)
     model = fit_user_model(
-        data, config.em, config.choice, log, checkpoints=checkpoints, progress=progress, device=device
+        data,
+        config.em,
+        config.choice,
+        log,
+        checkpoints=checkpoints,
+        sessions_required=config.phase2,  # without a phase 2 the scores and types may be all that is wanted
+        progress=progress,
+        device=device,
     )
     model.metadata["phases"] = {"1": model.metadata.pop("training")}
     model.metadata["history"] = history.rows

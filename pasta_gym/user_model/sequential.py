@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +20,22 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
 from pasta_gym.user_model.data import PreferenceData
-from pasta_gym.user_model.em import FIGURES_EVERY, pair_log_likelihood, rating_log_likelihood, update_prior
+from pasta_gym.user_model.em import FIGURES_EVERY, rating_log_likelihood, update_prior
 from pasta_gym.user_model.features import Features, FrozenFeatures
-from pasta_gym.user_model.labels import Labels
+from pasta_gym.user_model.labels import Labels, images_at_once
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.posterior import log_evidence, log_posterior, rows_by_rater
-from pasta_gym.user_model.session_losses import choice_terms, cross_turn_terms, expected_mean, in_turn_terms
+from pasta_gym.user_model.session_losses import (
+    bradley_terry,
+    choice_terms,
+    cross_turn_terms,
+    expected_mean,
+    in_turn_terms,
+)
 from pasta_gym.user_model.sessions import RaterBatch, RaterBatches, Sessions
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, bounded_slopes, free_slopes
 from pasta_gym.user_model.user_model import ChoiceNumbers
@@ -85,19 +93,13 @@ class SequentialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_sessions", "target_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("batch_labels", "in_turn_weight", "cross_turn_weight", "pair_weight", "rating_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}; 0 leaves it out")
-        for name in ("learning_rate", "clip", "rating_deviation"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.choice_learning_rate is not None and not self.choice_learning_rate > 0:
-            raise ValueError(
-                f"choice_learning_rate must be positive, got {self.choice_learning_rate}; null is learning_rate"
-            )
+        check_counts(self, "steps", "batch_sessions", "target_every")
+        check_counts(self, "batch_labels", least=0, note="0 leaves raters without a session out")
+        check_counts(self, "restart_period", least=0, note="0 is one cosine over all steps")
+        check_not_negative(self, "weight_decay", "in_turn_weight", "cross_turn_weight", "pair_weight", "rating_weight")
+        check_positive(self, "learning_rate", "clip", "rating_deviation")
+        if self.choice_learning_rate is not None:  # then it is learning_rate
+            check_positive(self, "choice_learning_rate")
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
 
@@ -194,7 +196,7 @@ class SessionModel(nn.Module):
         n, scale = len(labels.pair_labels), self.scores.log_comparison_temperature.exp()
         return {
             "pair": (
-                pair_log_likelihood(scores[:n], scores[n : 2 * n], labels.pair_labels, scale),
+                bradley_terry(scores[:n] - scores[n : 2 * n], labels.pair_labels, scale),
                 labels.pair_raters,
             ),
             "rating": (
@@ -220,12 +222,26 @@ def rater_evidence(terms: Terms, powers: Mapping[str, float], n_raters: int, n_t
     return total
 
 
-def sequential_loss(terms: Terms, weights: Mapping[str, float], posterior: torch.Tensor) -> torch.Tensor:
-    """The multi-turn loss of D.3: a weighted sum of the kinds' mean expected losses, a scalar."""
+def sequential_loss(
+    terms: Terms, weights: Mapping[str, float], posterior: torch.Tensor, counts: Mapping[str, int] | None = None
+) -> torch.Tensor:
+    """The multi-turn loss of D.3: a weighted sum of the kinds' mean expected losses, a scalar.
+
+    Args:
+        terms: Log-likelihoods by kind.
+        weights: Factor of each kind.
+        posterior: ``(R, K)`` of the raters.
+        counts: Labels of each kind in the whole batch if the terms are of a piece of it: the pieces' losses add up to
+            the batch's.
+
+    Returns:
+        The loss.
+    """
     loss = posterior.new_zeros(())
     for kind, (rows, owners) in terms.items():
         if weights[kind]:
-            loss = loss + weights[kind] * expected_mean(rows, owners, posterior)
+            share = 1.0 if counts is None else len(rows) / max(1, counts[kind])
+            loss = loss + weights[kind] * share * expected_mean(rows, owners, posterior)
     return loss
 
 
@@ -298,20 +314,35 @@ class SequentialEM:
         self._parts.restore(state)
         self.prior, self.taken = state.tensors["prior"].to(self.device), int(state.numbers["taken"])
 
-    def posterior_of(self, model: SessionModel, batch: RaterBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior of a batch's raters ``(b, K)`` from all they said, and the log evidence of it ``(b,)``."""
-        evidence = rater_evidence(model.terms(batch), self.config.powers(), len(batch.raters), len(self.prior))
-        return log_posterior(self.prior.log(), evidence).exp(), log_evidence(self.prior.log(), evidence)
+    def posterior_of(
+        self, model: SessionModel, batch: RaterBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, Mapping[str, int]]:
+        """Posterior of a batch's raters ``(b, K)`` from all they said, its log evidence ``(b,)``, labels by kind."""
+        counts: Counter[str] = Counter()
+        evidence = torch.zeros(len(batch.raters), len(self.prior), device=self.device)
+        for piece in self._pieces(batch):
+            terms = model.terms(piece)
+            counts.update({kind: len(rows) for kind, (rows, _) in terms.items()})
+            evidence = evidence + rater_evidence(terms, self.config.powers(), *evidence.shape)
+        return log_posterior(self.prior.log(), evidence).exp(), log_evidence(self.prior.log(), evidence), counts
+
+    def _pieces(self, batch: RaterBatch) -> list[RaterBatch]:
+        """One piece unless a rater, who is in a batch whole, said more than fits the memory."""
+        return batch.pieces(images_at_once(self.model.scores.n_types, self.model.scores.embedding_dim))
 
     def step(self) -> dict[str, float]:
         """Take one step: E-step with the target network, prior, one gradient step, now and then the target."""
         config, batch = self.config, self.batches.draw().on(self.device)
         with torch.no_grad():
-            posterior, _ = self.posterior_of(self.target, batch)
+            posterior, _, counts = self.posterior_of(self.target, batch)
         single = config.pair_weight > 0 or config.rating_weight > 0
-        loss = sequential_loss(self.model.terms(batch, single=single), config.weights(), posterior)
         self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss = 0.0
+        for piece in self._pieces(batch):
+            part = sequential_loss(self.model.terms(piece, single=single), config.weights(), posterior, counts)
+            if part.requires_grad:  # a piece of labels without a weight is there for the posterior alone
+                torch.autograd.backward(part)
+                loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self._optimiser.step()
         self._schedule.step()
@@ -321,13 +352,13 @@ class SequentialEM:
         self.taken += 1
         if self.taken % config.target_every == 0:
             self.target.load_state_dict(self.model.state_dict())
-        return {"loss": float(loss.detach()), "largest_type": float(self.prior.max())}
+        return {"loss": loss, "largest_type": float(self.prior.max())}
 
     @torch.no_grad()
     def evaluate(self) -> tuple[torch.Tensor, float]:
         """Return the posterior of all training raters ``(n_raters, K)`` and their mean log evidence."""
         parts = [self.posterior_of(self.model, batch.on(self.device)) for batch in self.batches.all()]
-        return torch.cat([p for p, _ in parts]), float(torch.cat([e for _, e in parts]).mean())
+        return torch.cat([p for p, _, _ in parts]), float(torch.cat([e for _, e, _ in parts]).mean())
 
 
 def fit_sessions(

@@ -11,7 +11,7 @@ import torch
 
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import PreferenceData
-from pasta_gym.user_model.labels import Batches, Labels, labels_of, rows_of
+from pasta_gym.user_model.labels import Batches, Labels, kind_pieces, labels_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,23 @@ class RaterBatch:
     def on(self, device: torch.device) -> RaterBatch:
         """Move what was said, but not the tables of embeddings, to a device."""
         return RaterBatch(self.labels.on(device), self.sessions.on(device), self.raters.to(device))
+
+    def pieces(self, n_images: int) -> list[RaterBatch]:
+        """Cut what was said so that each piece is about ``n_images`` images at most, or about one session.
+
+        What fits is one piece; others hold sessions or single-turn labels. Raters keep their numbers.
+        """
+        sessions = self.sessions
+        if sessions.images.numel() + self.labels.n_images <= n_images:
+            return [self]
+        none = torch.arange(0)
+        nothing, nowhere = self.labels.rows(none, none), sessions.take(none, sessions.raters[none])
+        rows = kind_pieces(len(sessions), n_images // max(1, sessions.images[:1].numel()))
+        singles = self.labels.pieces(n_images) if self.labels.n_images else []
+        return [
+            *(dataclasses.replace(self, labels=nothing, sessions=sessions.take(r, sessions.raters[r])) for r in rows),
+            *(dataclasses.replace(self, labels=labels, sessions=nowhere) for labels, _ in singles),
+        ]
 
 
 class RaterBatches:

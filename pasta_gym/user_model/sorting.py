@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.user_model.posterior import rows_by_rater
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class SortingConfig:
     labels_per_rater: int = 60
 
     def __post_init__(self) -> None:
-        if self.labels_per_rater < 0:
-            raise ValueError(f"labels_per_rater must be at least 0, got {self.labels_per_rater}; 0 takes all labels")
+        check_counts(self, "starts", "steps")
+        check_counts(self, "labels_per_rater", least=0, note="0 takes all labels")
+        check_positive(self, "learning_rate", "spread", "rating_deviation")
+        check_not_negative(self, "ridge")
 
 
 def whitening(embeddings: torch.Tensor, floor: float = 1e-3) -> tuple[torch.Tensor, torch.Tensor]:

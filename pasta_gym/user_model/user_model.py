@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -25,9 +27,20 @@ from pasta_gym.user_model.posterior import choice_log_likelihood, log_posterior
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, check_slopes
 from pasta_gym.user_model.utility import AGGREGATORS, aggregate, check_aggregator
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS = "user_model.safetensors"
 METADATA = "metadata.json"
+CHOICE_IS_FITTED = "choice_is_fitted"
+"""Of the metadata; false where there were no sessions to fit the choice numbers on, missing where there were."""
+_KINDS: tuple[tuple[str, type, str], ...] = (
+    ("n_types", int, "a whole number of at least 1"),
+    ("embedding_dim", int, "a whole number of at least 1"),
+    ("aggregator", str, "a name"),
+    ("sha256", str, "the hash of the weights"),
+    ("encoder", dict, "an object with the encoder's hashes"),
+    ("config", dict, "an object with the fit's settings"),
+)
 _MEND = "fit it again with: python -m pasta_gym.user_model.fit"
 
 
@@ -137,6 +150,11 @@ class UserModel:
         return self._choice[self.aggregator].sharpness
 
     @property
+    def has_fitted_choices(self) -> bool:
+        """Whether temperature and sharpness were fitted on sessions; else they are what the fit was configured with."""
+        return bool(self.metadata.get(CHOICE_IS_FITTED, True))
+
+    @property
     def comparison_temperature(self) -> float:
         """tau_s, the factor on a difference of scores in pairwise comparisons."""
         return float(self._model.log_comparison_temperature.exp())
@@ -148,6 +166,12 @@ class UserModel:
             ValueError: If the aggregator is unknown or has no fitted numbers.
         """
         other = UserModel(self._model, self.prior, self._choice, aggregator, self.metadata)
+        other.encoder_folder = self.encoder_folder
+        return other
+
+    def with_scores(self, model: ScoreModel, prior: FloatArray) -> UserModel:
+        """Return users of other types, ``prior`` ``(K,)``, with the same choice numbers, metadata and encoder."""
+        other = UserModel(model, prior, self._choice, self.aggregator, self.metadata)
         other.encoder_folder = self.encoder_folder
         return other
 
@@ -308,7 +332,7 @@ class UserModel:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> UserModel:
-        """Read a folder that ``save`` wrote.
+        """Read a folder that ``save`` wrote; one without fitted choice numbers is a warning, the first time.
 
         Args:
             path: The folder.
@@ -338,6 +362,8 @@ class UserModel:
         model = cls._assemble(tensors, metadata, weights)
         if has_own_encoder(metadata) and (folder / ENCODER_FOLDER).is_dir():
             model.encoder_folder = folder / ENCODER_FOLDER
+        if not model.has_fitted_choices:
+            _warn_of_configured_choices(folder.resolve(), model.temperature)
         return model
 
     @classmethod
@@ -365,11 +391,23 @@ class UserModel:
         return cls(model, tensors["prior"].numpy(), choice, str(metadata["aggregator"]), metadata)
 
 
+@functools.cache  # once for each folder, however many environments of it are made
+def _warn_of_configured_choices(folder: pathlib.Path, temperature: float) -> None:
+    logger.warning(
+        "%s was fitted without sessions: types and scores are fitted, but choice temperature (%g) and sharpness are "
+        "configured numbers, so how decidedly these users choose is an assumption; fit it with sessions to learn it",
+        folder,
+        temperature,
+    )
+
+
 def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no {path}; a user model is a folder of {WEIGHTS} and {METADATA}; {_MEND}")
     try:
         metadata = json.loads(path.read_text())
+        if not isinstance(metadata, dict):
+            raise TypeError(f"expected an object, got {type(metadata).__name__}")
         missing = {"format", "n_types", "embedding_dim", "aggregator", "sha256"} - set(metadata)
     except (ValueError, TypeError) as error:
         raise ValueError(f"cannot read {path} as JSON ({error}); copy it again, or {_MEND}") from error
@@ -377,6 +415,13 @@ def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; copy it again, or {_MEND}")
     if metadata["format"] != FORMAT:
         raise ValueError(f"{path} has format {metadata['format']}, this version reads {FORMAT}; {_MEND}")
+    for name, kind, said in _KINDS:
+        value = metadata.get(name)
+        is_good = isinstance(value, kind) and not isinstance(value, bool) and (kind is not int or metadata[name] >= 1)
+        if name in metadata and not is_good:
+            raise ValueError(f"{path} has {name} {value!r}, which must be {said}; copy it again, or {_MEND}")
+    if wrong := [n for n, v in metadata.get("encoder", {}).items() if not isinstance(v, str | None)]:
+        raise ValueError(f"{path} has an encoder whose {wrong[0]} is no text; copy it again, or {_MEND}")
     return dict(metadata)
 
 

@@ -150,27 +150,6 @@ def test_phases_can_be_left_out(settings):
         settings("user_model.phase1=false", "user_model.phase2=false")
 
 
-class Votes(Shop):
-    """The same raters, who chose nothing."""
-
-    def sessions(self):
-        return iter(())
-
-
-@pytest.mark.parametrize("override", ["user_model.phase1=true", "user_model.phase2=false"])
-def test_data_without_sessions_are_refused_before_anything_is_embedded(settings, monkeypatch, override):
-    given, shop = settings(override), command.open_dataset
-    monkeypatch.setattr(command, "gather", lambda *a, **k: pytest.fail("pictures were embedded"))
-    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Votes())
-    with pytest.raises(ValueError, match=r"no sessions in mini_raters, .*with or without phase 2.*preferences/paper"):
-        command.run(given)
-    # One dataset that has some is enough, wherever it stands.
-    monkeypatch.setattr(command, "open_dataset", lambda kind, **options: Votes() if kind == "votes" else shop(kind))
-    command.require_sessions([{"kind": "votes"}, {"kind": "shop"}], None)
-    with pytest.raises(ValueError, match=r"limits\.max_sessions is 0"):
-        command.require_sessions([{"kind": "shop"}], 0)
-
-
 def test_the_papers_tables_are_a_configuration():
     with initialize_config_dir(str(command.CONFIG_FOLDER), version_base="1.3"):
         paper = command.read_settings(compose("fit_user_model", ["user_model=paper"])).phases
@@ -194,6 +173,20 @@ def test_the_papers_tables_are_a_configuration():
         ("+speed=1", r"unknown keys \['speed'\]"),
         ("scores=own.npy", r"scores must name a file each, as in \+scores\.pickscore=.*'own\.npy'"),
         ("+scores.types=own.npy", r"scores cannot be called 'types', which is a row of the card already"),
+        ("checkpoint_every=0", "checkpoint_every must be at least 1, got 0"),
+        ("encoder_batch_size=0", "encoder_batch_size must be at least 1, got 0"),
+        ("encoder_dtype=half", "encoder_dtype must be one of float32, bfloat16, got 'half'"),
+        ("one_type=2", "one_type must be true or false, got 2"),
+        (
+            "+limits.max_pairs=3",
+            "limits must be max_comparisons, max_ratings, max_sessions, max_bad_images, got .*'max_pairs'",
+        ),
+        ("limits.max_sessions=-1", "max_sessions must be at least 0, got -1; null takes all"),
+        ("limits.max_bad_images=2", "max_bad_images is a share of the images, from 0 to 1, got 2"),
+        ("+splits.fractions={train:.5,test:.2}", r"fractions must sum to 1, got .*, which sum to 0\.7"),
+        ("+user_model.em.clip=0", r"user_model\.em: clip must be above 0, got 0"),
+        ("+user_model.em.n_typs=4", r"user_model\.em: .*unexpected keyword argument 'n_typs'"),
+        ("+user_model.choice.temperature=-1", r"user_model\.choice: temperature must be above 0, got -1"),
         ("device=gpu", "device must be one of auto, cpu, cuda, got 'gpu'"),
     ],
 )

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import k_study
+from pasta_gym.user_model.metrics import adjusted_rand_index
 from tests.benchmarks.mini_labels import label_small_world
 
 
@@ -35,6 +36,10 @@ def test_every_fit_leaves_a_record_a_model_and_the_report_is_drawn(study):
     table = (study / "table.md").read_text()
     assert "| 1 | " in table
     assert "| ceiling | - | - | " in table
+    types = [json.loads((study / "fits" / f"types-02-seed-{s}.json").read_text())["recovery"]["types"] for s in (0, 1)]
+    titles, row = ([cell.strip() for cell in table.splitlines()[i].split("|")] for i in (0, 3))
+    expected = adjusted_rand_index(np.array(types[0]), np.array(types[1]))
+    assert row[titles.index("stability")] == f"{expected:.3f}"
     assert "Smallest K not below the best beyond noise" in table
     rows = (study / "scores.csv").read_text().splitlines()
     record = json.loads((study / "fits" / "types-02-seed-0.json").read_text())
@@ -107,6 +112,18 @@ def test_worlds_are_labelled_once(labels, tmp_path, capsys):
     k_study.main(arguments(labels, tmp_path, *more))
     assert metadata.stat().st_mtime_ns == stamp
     assert "ceiling" not in (tmp_path / "table.md").read_text()
+
+
+def test_stability_is_that_of_fits_of_the_same_labels():
+    def record(labels, types):
+        return {"settings": {"labels": labels}, "recovery": {"types": types}}
+
+    first, swapped, other = [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]
+    assert k_study.stability_of({0: record("a", first), 1: record("a", swapped), 2: record("b", other)}) == 1.0
+    # Half of the agreement of the split in two by the split across: (0 - 2/3) / (2 - 2/3) = -1/2.
+    assert k_study.stability_of({0: record("a", first), 1: record("a", other)}) == pytest.approx(-0.5)
+    assert k_study.stability_of({0: record("a", first), 1: record("b", other)}) is None  # one fit a world
+    assert k_study.stability_of({0: {"settings": {}}, 1: {"settings": {}}}) is None  # nothing is planted
 
 
 def records_of(**by_types):

@@ -148,3 +148,12 @@ def test_the_commands_own_limit_decides_on_bad_pictures(files, tmp_path):
     card = (tmp_path / "users" / "card.md").read_text()
     assert "| Pick-a-Pic, the paper's, pickapic_test | " in card
     assert "- pickapic: pickapic_test, test alone\n" in card
+
+
+def test_data_that_are_misspelt_are_answered_with_those_for_a_fit():
+    command.require_named_data(["out=x", "data=preferences/paper", "data=[{kind: x}]", "+data.0.path=y"])
+    for name in ("preferences/nope", "pickapic", "simulated"):
+        with pytest.raises(
+            ValueError, match=f"data must be one of .*preferences/mini, .*preferences/pickapic.*'{name}'"
+        ):
+            command.require_named_data([f"data={name}"])

@@ -101,7 +101,11 @@ def test_data_without_pictures_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [(["--scorer", "taste", "--out", "a.npy"], "choose from"), (["--scorer", "clip", "--out", "a.csv"], "end in .npy")],
+    [
+        (["--scorer", "taste", "--out", "a.npy"], "choose from"),
+        (["--scorer", "clip", "--out", "a.csv"], "end in .npy"),
+        (["--scorer", "clip", "--out", "a.npy", "data=preferences/nope"], "preferences/pickapic"),
+    ],
 )
 def test_bad_arguments(given, words, capsys):
     with pytest.raises(SystemExit):

@@ -82,3 +82,17 @@ def test_the_fit_recovers_a_planted_choice_model(aggregator):
     if aggregator == "softmax":
         assert fit.sharpness == pytest.approx(9.0, rel=0.35)
     assert fit.log_likelihood > -math.log(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"temperature": -1}, "temperature must be above 0, got -1"),
+        ({"sharpness": 0}, "sharpness must be above 0, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"sharpness": 300.0}, r"sharpness must be at most max_sharpness \(200\.0\), got 300\.0"),
+    ],
+)
+def test_choice_numbers_that_cannot_be_fitted_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        ChoiceConfig(**change)

@@ -12,7 +12,6 @@ from pasta_gym.user_model.em import (
     all_rater_log_likelihoods,
     expected_loss,
     fit_score_model,
-    pair_log_likelihood,
     rater_log_likelihoods,
     rating_log_likelihood,
     update_prior,
@@ -20,6 +19,7 @@ from pasta_gym.user_model.em import (
 from pasta_gym.user_model.labels import Batches, labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index
 from pasta_gym.user_model.posterior import choice_log_likelihood, log_evidence, log_posterior
+from pasta_gym.user_model.session_losses import bradley_terry
 from pasta_gym.user_model.sorting import SortingConfig, first_labels, sort_raters, whitening
 
 SMALL = EMConfig(n_types=3, steps=160, restarts=1, trial_steps=80, batch_labels=800, learning_rate=5e-3, seed=4)
@@ -28,7 +28,7 @@ SMALL = EMConfig(n_types=3, steps=160, restarts=1, trial_steps=80, batch_labels=
 def test_bradley_and_terry_by_hand():
     # Logit 4 * (0.75 - 0.5) = 1 for the first type, 4 * (0.5 - 0.75) = -1 for the second.
     first, second = torch.tensor([[0.75, 0.5]] * 3), torch.tensor([[0.5, 0.75]] * 3)
-    got = pair_log_likelihood(first, second, torch.tensor([1.0, 0.0, 0.5]), 4.0)
+    got = bradley_terry(first - second, torch.tensor([1.0, 0.0, 0.5]), 4.0)
     win, loss = -math.log(1 + math.exp(-1)), -math.log(1 + math.exp(1))
     expected = [[win, loss], [loss, win], [(win + loss) / 2] * 2]
     assert torch.allclose(got, torch.tensor(expected))
@@ -173,8 +173,19 @@ def test_whitening_gives_unit_covariance():
     [
         ({"n_types": 0}, "n_types must be at least 1, got 0"),
         ({"prior_memory": 1.0}, r"prior_memory must be in \[0, 1\), got 1.0"),
-        ({"rating_deviation": 0.0}, "rating_deviation must be positive, got 0.0"),
-        ({"e_step_every": -1}, "e_step_every must be at least 0, got -1"),
+        ({"rating_deviation": 0.0}, "rating_deviation must be above 0, got 0.0"),
+        ({"e_step_every": -1}, "e_step_every must be at least 0, got -1; 0 is an E-step on each batch"),
+        ({"batch_labels": 1.5}, "batch_labels must be an integer of at least 1, got 1.5"),
+        ({"restart_period": -5}, "restart_period must be at least 0, got -5"),
+        ({"sorted_steps": -1}, "sorted_steps must be at least 0, got -1"),
+        ({"learning_rate": -1}, "learning_rate must be above 0, got -1"),
+        ({"clip": 0.0}, "clip must be above 0, got 0.0"),
+        ({"comparison_temperature": 0.0}, "comparison_temperature must be above 0, got 0.0"),
+        ({"rating_weight": -3.0}, "rating_weight must be at least 0, got -3.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number of at least 0, got nan"),
+        ({"noise": "abc"}, "noise must be a finite number of at least 0, got 'abc'"),
+        ({"sorting": 3}, "sorting must be SortingConfig or its fields by name, got 3"),
+        ({"sorting": {"starts": 0}}, "starts must be at least 1, got 0"),
         ({"steps": 10, "trial_steps": 20}, r"trial_steps must be at most steps \(10\), got 20"),
     ],
 )
@@ -312,3 +323,10 @@ def test_sorting_may_look_at_the_first_labels_of_each_rater(planted):
     assert torch.equal(few.ratings, labels.ratings[[0, 1, 5, 6]])
     with pytest.raises(ValueError, match="labels_per_rater must be at least 0, got -1"):
         SortingConfig(labels_per_rater=-1)
+
+
+@pytest.mark.parametrize("change", [{"starts": 0}, {"steps": 0}, {"learning_rate": 0}, {"spread": 0}, {"ridge": -1}])
+def test_sorting_that_sorts_nothing_is_refused(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name} must be (at least|above) [01], got {change[name]}"):
+        SortingConfig(**change)

@@ -433,10 +433,10 @@ def test_without_a_learning_rate_of_their_own_choice_numbers_have_that_of_the_we
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"choice_learning_rate": 0.0}, "choice_learning_rate must be positive, got 0.0; null is learning_rate"),
+        ({"choice_learning_rate": 0.0}, "choice_learning_rate must be above 0, got 0.0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"in_turn_weight": -1.0}, "in_turn_weight must be 0 or more, got -1.0"),
-        ({"clip": 0.0}, "clip must be positive, got 0.0"),
+        ({"in_turn_weight": -1.0}, "in_turn_weight must be at least 0, got -1.0"),
+        ({"clip": 0.0}, "clip must be above 0, got 0.0"),
         ({"prior_memory": 1.0}, r"prior_memory must be in \[0, 1\), got 1.0"),
     ],
 )

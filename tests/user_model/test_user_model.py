@@ -227,6 +227,14 @@ def change_metadata(**changes):
     return change
 
 
+def write_metadata(**changes):
+    def change(folder):
+        metadata = json.loads((folder / "metadata.json").read_text())
+        (folder / "metadata.json").write_text(json.dumps(metadata | changes))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("breakage", "words"),
     [
@@ -242,6 +250,14 @@ def change_metadata(**changes):
         (change_metadata(n_types=None), "lacks n_types"),
         (change_metadata(n_types=4), "does not hold a user model of 4 types"),
         (change_metadata(aggregator="median"), "aggregator must be one of"),
+        (change_metadata(n_types="x"), r"metadata\.json has n_types 'x', which must be a whole number"),
+        (change_metadata(embedding_dim=0), r"metadata\.json has embedding_dim 0, which must be a whole number"),
+        (change_metadata(embedding_dim=True), r"metadata\.json has embedding_dim True"),
+        (write_metadata(embedding_dim=None), r"metadata\.json has embedding_dim None, which must be a whole number"),
+        (change_metadata(encoder="abc"), r"metadata\.json has encoder 'abc', which must be an object"),
+        (change_metadata(encoder={"sha256": 7}), r"metadata\.json has an encoder whose sha256 is no text"),
+        (change_metadata(sha256=5), r"metadata\.json has sha256 5, which must be the hash"),
+        (lambda folder: (folder / "metadata.json").write_text("[]"), r"cannot read .*expected an object, got list"),
     ],
 )
 def test_broken_files_say_what_and_how_to_mend(model, tmp_path, breakage, words):

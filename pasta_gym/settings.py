@@ -1,4 +1,4 @@
-"""Refuses settings of agents that cannot work, with their name, their value and what is accepted."""
+"""Refuses settings that cannot work, with their name, their value and what is accepted."""
 
 from __future__ import annotations
 
