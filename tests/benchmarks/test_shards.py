@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import report, runs, shards, sweep
+from benchmarks import regimes, report, runs, shards, sweep
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, read_settings
 
@@ -110,6 +110,42 @@ def test_a_sweep_takes_runs_in_shards_for_finished(configure, tmp_path):
     other = f"runs={tmp_path / 'new'}", f"shards={folder}", "evaluation.seed=7"
     (planned,) = sweep.plan([("seed=0",)], lambda job: configure(*other))
     assert not planned.is_finished
+
+
+def test_a_misspelt_folder_of_shards_repeats_no_sweep(configure, tmp_path):
+    finished = run(read_settings(configure()))
+    began = []
+    for root in (finished.parents[6], tmp_path / "new"):  # also where there is nothing left to do
+        named = {"compose": lambda job, root=root: configure(f"runs={root}", f"shards={tmp_path / 'main_tabel'}")}
+        named |= {"launcher_of": lambda task: began.append(task), "launcher_name": "basic", "task": run}
+        with pytest.raises(SystemExit, match=r"^error: shards=.*main_tabel must be a folder .* leave shards= out"):
+            sweep.run_sweep(jobs=[("seed=0",)], runs_folder=root, sweep_folder=tmp_path / "sweep", **named)
+    assert began == []
+
+
+def test_a_report_of_misspelt_folders_leaves_none_behind(configure, tmp_path, caplog):
+    run(read_settings(configure()))
+    shards.collect(tmp_path / "runs", tmp_path / "shards")
+    (tmp_path / "empty").mkdir()
+    for folder, said in (("no_shards", "is no folder"), ("empty", "holds no finished run")):
+        with pytest.raises(SystemExit, match=f"^error: .*{said}"):
+            report.main([str(tmp_path / "new"), "--shards", str(tmp_path / folder)])
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(SystemExit, match=r"^error: .*new is no folder; pass the folder that benchmarks\.run wrote to"):
+        report.main([str(tmp_path / "new")])
+    caplog.clear()
+    report.write_report(tmp_path / "new", n_replicates=50, shards_folder=tmp_path / "shards")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "benchmarks.shards"]
+    assert said == f"{tmp_path / 'new'} does not exist, so all runs are those in the shards under {tmp_path / 'shards'}"
+
+
+@pytest.mark.parametrize("command", [report, shards, regimes])
+def test_commands_name_a_missing_folder_in_one_line(command, tmp_path):
+    with pytest.raises(
+        SystemExit, match=r"^error: .*nowhere is no folder; pass the folder that benchmarks\.run wrote to"
+    ):
+        command.main([str(tmp_path / "nowhere")])
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_broken_and_missing_shards_are_named(configure, tmp_path):
