@@ -17,6 +17,7 @@ from benchmarks.tracking import TrackingConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.files import digest
+from pasta_gym.trajectories.regimes import label_hashes
 from pasta_gym.worlds import World, make_world
 
 CONFIG_FOLDER = pathlib.Path(__file__).parent.parent / "conf"
@@ -141,7 +142,11 @@ def agent_name(agent: dict[str, Any]) -> str:
 
 
 def config_hash(resolved: dict[str, Any]) -> str:
-    """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie."""
+    """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie.
+
+    Raises:
+        ValueError: If the data are made from labels and one of their files is missing.
+    """
     left_out = ("runs", "shards", "tracking", checkpoints.MOVED)
     content = {name: value for name, value in resolved.items() if name not in left_out}
     content["agent"] = provenance.by_content(resolved["agent"])
@@ -153,6 +158,8 @@ def config_hash(resolved: dict[str, Any]) -> str:
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:
         content["checkpoint"] = provenance.folder_hashes(pathlib.Path(resolved["checkpoint"]) / runs.CHECKPOINT)
+    elif labels := label_hashes(instantiate(resolved["data"])):
+        content["labels"] = labels  # their folder's name stays the same when raters are labelled again
     return digest(content)
 
 

@@ -170,6 +170,28 @@ def test_the_command_says_what_it_wrote(configure, tmp_path, capsys):
     assert "holds all of" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("experiment", ["smoke", "regimes", "references", "ablation", "main_table"])
+def test_shipped_shards_spare_a_sweep_their_runs(experiment, monkeypatch, tmp_path):
+    """Those of ``transfer`` are left out: which agent they are of is known by its run directory alone."""
+    from hydra import compose, initialize_config_dir
+
+    monkeypatch.chdir(CONFIG_FOLDER.parent)  # labels of raters are named from there
+    folder = SHIPPED.parent / experiment
+    jobs = []
+    for path in shards.shards_under(folder):
+        names = zip(("agent", "reward", "data", "world", "images"), path.name.split(".")[0].split("-"), strict=True)
+        shared = [f"experiment={experiment}", f"shards={folder}", *(f"{key}={value}" for key, value in names)]
+        records = runs.read_json(shards.sidecar(path))
+        jobs += [(*shared, f"seed={seed}") for seed in records]
+        if experiment == "regimes":  # their identities were written anew when labels became a part of it
+            hashes = {str(key.seed): key.config_hash for key, _ in runs.read_scores(path)}
+            assert hashes == {seed: record["config_hash"] for seed, record in records.items()}
+    assert len(jobs) == len(shards.finished_in(folder)) > 0
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        planned = sweep.plan(jobs, lambda job: compose("run", [*job, f"runs={tmp_path}"]))
+    assert [job.problem or job.name for job in planned if not job.is_finished] == []
+
+
 def test_the_small_table_in_the_repository_comes_out_again(tmp_path):
     from hydra import compose, initialize_config_dir
 
