@@ -2,13 +2,14 @@
 
 import json
 import logging
+import re
 import types
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmarks import revision, runs, stopwatch
+from benchmarks import revision, runs, settings, stopwatch
 from benchmarks import run as run_module
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, read_settings
@@ -180,6 +181,39 @@ def test_a_run_on_other_weights_starts_its_clock_anew(configure, clock, monkeypa
     monkeypatch.setattr(run_module.provenance, "folder_hashes", lambda path: {"new": "weights"})
     folder = run(settings)
     assert json.loads((folder / "metadata.json").read_text())["wall_seconds"] == 60
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluation.n_episodes=abc", "evaluation.n_episodes must be a whole number in 1..1048576, got 'abc'"),
+        ("evaluation.n_episodes=0", "evaluation.n_episodes must be a whole number in 1..1048576, got 0"),
+        ("evaluation.batch_size=1.5", "evaluation.batch_size must be a whole number of 1 or more, got 1.5"),
+        ("evaluation.seed=-1", "evaluation.seed must be a whole number of 0 or more, got -1"),
+        ("data.n_episodes=many", "data.n_episodes must be a whole number, as its default 30000, got 'many'"),
+        ("data.n_episodes=0", "data.n_episodes must be in 1..1048576, got 0"),
+        ("+data.seed=true", "data.seed must be a whole number, as its default 0, got True"),
+        ("env.horizon=5.5", "env.horizon must be a whole number, as its default 5, got 5.5"),
+        (
+            "++tracking.connect_seconds=soon",
+            "tracking.connect_seconds must be a number, as its default 30.0, got 'soon'",
+        ),
+        ("++tracking.connect_seconds=0", "tracking.connect_seconds must be above 0 seconds, got 0"),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_key(configure, override, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_settings(configure(override))
+
+
+def test_numbers_may_be_left_open_or_whole():
+    optional = {"_target_": "pasta_gym.worlds.MiniWorld", "n_types": 8}
+    tracked = {"_target_": "benchmarks.tracking.TrackingConfig", "connect_seconds": 3}
+    settings.check_numbers(
+        "all", {"world": optional, "tracking": tracked, "own": {"_target_": "pathlib.Path", "a": "b"}}
+    )
+    with pytest.raises(ValueError, match=r"^all\.world\.n_types must be a whole number, .* got 'few'"):
+        settings.check_numbers("all", {"world": {**optional, "n_types": "few"}})
 
 
 LABELLED = {"human": "data.labels", "human_untrained": "data.labels", "mixed": "data.human.labels"}
