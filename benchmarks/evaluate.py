@@ -37,10 +37,12 @@ class EvaluationConfig:
     batch_size: int = 250
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n_episodes <= SEED_STRIDE:
-            raise ValueError(f"n_episodes must be in 1..{SEED_STRIDE}, got {self.n_episodes}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {self.batch_size}")
+        if not isinstance(self.n_episodes, int) or not 1 <= self.n_episodes <= SEED_STRIDE:
+            raise ValueError(f"n_episodes must be a whole number in 1..{SEED_STRIDE}, got {self.n_episodes!r}")
+        for name, least in (("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def small_grid(
                 name = f"{agent} {reward} seed {seed}"
                 jobs.append(Job(name, arguments, (first,) if agent in LEARNERS and name != first else ()))
     if diffusion_episodes:
-        for agent in (*LEARNERS, "random", REFERENCES[0]):
+        for agent in (*LEARNERS, "random", *REFERENCES[:2]):
             jobs.append(_on_diffusion(shared, runs_folder, experiment, agent, diffusion_episodes))
     return jobs
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import stats
+from benchmarks.command_line import errors_in_one_line
 from benchmarks.comparisons import HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, printed
 from benchmarks.stats import Interval, Scores
@@ -117,6 +118,7 @@ def _row(cells: list[str], names: Sequence[str], made: dict[str, Interval]) -> s
     return f"| {' | '.join([*cells, *texts])} |"
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Print the table of a folder of runs and put it into a page."""
     from benchmarks.report import make_reports

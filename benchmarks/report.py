@@ -31,6 +31,7 @@ from benchmarks import (
     transfer,
 )
 from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
+from benchmarks.command_line import errors_in_one_line
 from benchmarks.comparisons import CLAIRVOYANT, HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, has_block, printed, printed_by
 from benchmarks.regimes import section as regime_tables
@@ -336,12 +337,10 @@ class _Written(NamedTuple):
 
 
 def _write(root: pathlib.Path, n_replicates: int, shards_folder: pathlib.Path | None) -> _Written:
-    if shards_folder is not None:
-        root.mkdir(parents=True, exist_ok=True)
     found = shards.find_all(root, shards_folder)
     reports = _reports_of(root, found, n_replicates)
     folder = root / "report"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # not before: a misspelt folder leaves nothing behind
     texts = [markdown(report) for report in reports]
     text = "\n".join(texts)
     written = [folder / "table.md", folder / "scores.csv", folder / "summary.json", folder / "report.html"]
@@ -402,6 +401,7 @@ def _summary(report: Report, n_replicates: int) -> dict[str, Any]:
     }
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Write the report of a folder, print its table and name its files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)

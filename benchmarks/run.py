@@ -110,8 +110,10 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             }
             _send_artifacts(settings, folder, tracker)
             tracker.outcome(folder / runs.SCORES, {name: metadata[name] for name in OF_OUTCOME})
-        finally:
-            tracker.finish()
+        except BaseException:  # one that is interrupted is no finished run either
+            tracker.finish(failed=True)
+            raise
+        tracker.finish()
         write_json(folder / runs.METADATA, metadata)
         shutil.rmtree(folder / runs.PARTS, ignore_errors=True)
         (folder / runs.SECONDS).unlink(missing_ok=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +18,7 @@ from benchmarks.tracking import TrackingConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.files import digest
+from pasta_gym.trajectories.regimes import label_hashes
 from pasta_gym.worlds import World, make_world
 
 CONFIG_FOLDER = pathlib.Path(__file__).parent.parent / "conf"
@@ -94,14 +96,14 @@ def read_settings(config: DictConfig, overrides: Sequence[str] | None = None) ->
             "agent.config.posterior_from, whose posterior would not be theirs; leave env.aggregator out, or take an "
             "agent without a privileged belief"
         )
-    evaluation = instantiate(resolved["evaluation"])
+    evaluation = _made(resolved, "evaluation")
     environment = replace(
-        instantiate(resolved["env"]), images=resolved["images"], reward=resolved["reward"], split=evaluation.split
+        _made(resolved, "env"), images=resolved["images"], reward=resolved["reward"], split=evaluation.split
     )
     known = tuple(make_world(environment.world).image_generators)
     if environment.images not in known:
         raise ValueError(f"images must be one of {known}, got {environment.images!r}")
-    data = instantiate(resolved["data"])
+    data = _made(resolved, "data")
     data = replace(
         data, environment=replace(environment, images=data.environment.images, reward="dense", split="train")
     )
@@ -116,7 +118,51 @@ def read_settings(config: DictConfig, overrides: Sequence[str] | None = None) ->
         split=evaluation.split,
         seed=resolved["seed"],
     )
-    return Settings(resolved, environment, data, evaluation, instantiate(resolved["tracking"]), key)
+    return Settings(resolved, environment, data, evaluation, _made(resolved, "tracking"), key)
+
+
+def _made(resolved: dict[str, Any], key: str) -> Any:
+    """Make one part of a configuration typed.
+
+    Raises:
+        ValueError: If its class refuses a value, or a number is none.
+    """
+    given = resolved[key]
+    try:
+        made = instantiate(given)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):  # it knows the range
+            said = str(error.__cause__)
+            raise ValueError(f"{key}.{said}" if said.split(" ")[0] in given else said) from error
+        check_numbers(key, given)  # a class that compares a text with a number says no more than that
+        raise
+    check_numbers(key, given)
+    return made
+
+
+def check_numbers(path: str, given: Mapping[str, Any]) -> None:
+    """Check that a configuration gives numbers where the dataclass in its ``_target_`` has numbers.
+
+    Args:
+        path: The configuration's key, ``"data"`` or ``"env.world"``.
+        given: The configuration, as plain data.
+
+    Raises:
+        ValueError: If a value is no number, or a fraction where a whole number belongs.
+    """
+    kind = get_object(given["_target_"]) if "_target_" in given else None
+    wanted = {field.name: field for field in fields(kind)} if is_dataclass(kind) else {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            check_numbers(f"{path}.{name}", value)
+        elif name in wanted:
+            annotated = str(wanted[name].type).removesuffix(" | None")
+            accepted = {"int": (int, "a whole number"), "float": (int | float, "a number")}.get(annotated)
+            is_missing = value is None and annotated != wanted[name].type
+            if accepted and not is_missing and (isinstance(value, bool) or not isinstance(value, accepted[0])):
+                raise ValueError(
+                    f"{path}.{name} must be {accepted[1]}, as its default {wanted[name].default}, got {value!r}"
+                )
 
 
 def usual_settings() -> dict[str, Any]:
@@ -141,7 +187,11 @@ def agent_name(agent: dict[str, Any]) -> str:
 
 
 def config_hash(resolved: dict[str, Any]) -> str:
-    """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie."""
+    """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie.
+
+    Raises:
+        ValueError: If the data are made from labels and one of their files is missing.
+    """
     left_out = ("runs", "shards", "tracking", checkpoints.MOVED)
     content = {name: value for name, value in resolved.items() if name not in left_out}
     content["agent"] = provenance.by_content(resolved["agent"])
@@ -153,6 +203,8 @@ def config_hash(resolved: dict[str, Any]) -> str:
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:
         content["checkpoint"] = provenance.folder_hashes(pathlib.Path(resolved["checkpoint"]) / runs.CHECKPOINT)
+    elif labels := label_hashes(instantiate(resolved["data"])):
+        content["labels"] = labels  # their folder's name stays the same when raters are labelled again
     return digest(content)
 
 

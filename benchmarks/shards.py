@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import logging
 import pathlib
 import sys
 import uuid
@@ -22,8 +23,10 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks import alike, runs
+from benchmarks.command_line import errors_in_one_line
 from pasta_gym.trajectories.files import write_json
 
+logger = logging.getLogger(__name__)
 FOLDER = pathlib.Path("benchmarks/results")
 SUFFIX = ".csv.gz"
 RECORDED = ("config_hash", "models", "privileged", "dataset_id", "git_revision", "wall_seconds")
@@ -163,9 +166,13 @@ def read(folder: pathlib.Path) -> list[runs.Run]:
 
 
 def finished_in(folder: pathlib.Path) -> set[tuple[Any, ...]]:
-    """List configuration hash, weights and seed of all runs in the shards under a folder, if there is one."""
+    """List configuration hash, weights and seed of all runs in the shards under a folder.
+
+    Raises:
+        ValueError: If the folder does not exist.
+    """
     found: set[tuple[Any, ...]] = set()
-    for path in shards_under(folder) if folder.is_dir() else ():
+    for path in shards_under(folder):
         records = runs.read_json(sidecar(path)) or {}
         found |= {(r["config_hash"], r["models"], int(seed)) for seed, r in records.items()}
     return found
@@ -182,7 +189,17 @@ Found = tuple[list[runs.Run], list[dict[str, Any]], list[pathlib.Path]]
 
 
 def find_all(root: pathlib.Path, folder: pathlib.Path | None) -> Found:
-    """Find runs as ``runs.find_runs`` does, and among the finished ones those that only shards under a folder hold."""
+    """Find runs as ``runs.find_runs`` does, and among the finished ones those that only shards under a folder hold.
+
+    With shards there need be no folder of runs; as its name may also be misspelt, the log says so.
+
+    Raises:
+        ValueError: If a folder does not exist, or holds something broken.
+    """
+    if folder is not None and not root.exists():
+        of_shards = read(folder)
+        logger.warning("%s does not exist, so all runs are those in the shards under %s", root, folder)
+        return of_shards, [], []
     finished, failed, open_runs = runs.find_runs(root)
     return finished + (beside(finished, folder) if folder is not None else []), failed, open_runs
 
@@ -199,6 +216,7 @@ def joined_scores(root: pathlib.Path, folder: pathlib.Path | None) -> str:
     return runs.joined(text for text in texts if text.strip())
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Pack runs into shards and name those that changed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shards", description=__doc__)

@@ -21,6 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmarks import runs, shards
+from benchmarks.command_line import errors_in_one_line
 from benchmarks.settings import CONFIG_FOLDER, models_digest, read_settings, run_identity
 from benchmarks.sweep_progress import (
     Overrides,
@@ -123,6 +124,9 @@ def plan(jobs: Sequence[Overrides], compose: Compose) -> list[Planned]:
     Args:
         jobs: What ``jobs_of`` lists.
         compose: Composes one.
+
+    Raises:
+        ValueError: If a job names a folder of shards that does not exist: what it was to spare would be done again.
     """
     keys = swept_keys(jobs)
     composer = Composer(compose, keys)
@@ -139,12 +143,21 @@ def plan(jobs: Sequence[Overrides], compose: Compose) -> list[Planned]:
             continue
         is_finished = runs.is_finished(settings.folder, identity)
         folder = settings.resolved.get("shards")
+        if folder and folder not in shelves:
+            shelves[folder] = _shelf(folder)
         if folder and not is_finished:
-            if folder not in shelves:
-                shelves[folder] = shards.finished_in(pathlib.Path(folder))
             is_finished = (*identity.values(), settings.key.seed) in shelves[folder]
         planned.append(Planned(overrides, name, settings, is_finished=is_finished))
     return planned
+
+
+def _shelf(folder: str) -> set[tuple[Any, ...]]:
+    if not pathlib.Path(folder).is_dir():
+        raise ValueError(
+            f"shards={folder} must be a folder that benchmarks.shards wrote to, and there is none of that name here; "
+            "leave shards= out if nothing is packed yet"
+        )
+    return shards.finished_in(pathlib.Path(folder))
 
 
 def side_by_side_of(launcher: Any, name: str) -> int | None:
@@ -181,10 +194,12 @@ def run_sweep(
         What the launcher returned.
 
     Raises:
-        SystemExit: With status 1 if a job failed or did not begin; all others have run then.
+        SystemExit: With status 1 if a job failed or did not begin; all others have run then. With one line, and nothing
+            has run, if the jobs' folder of shards does not exist.
     """
     logs = sweep_folder.resolve() / "logs"
-    planned = plan(jobs, compose)
+    with errors_in_one_line():
+        planned = plan(jobs, compose)
     keys = tuple(swept_keys(jobs))
     left = [job for job in planned if not job.is_finished and not job.problem]
     launcher = launcher_of(Recorded(task, keys, str(logs)))

@@ -116,8 +116,12 @@ class Tracker(Protocol):
         """
         ...
 
-    def finish(self) -> None:
-        """Close files and connections; nothing is logged afterwards."""
+    def finish(self, *, failed: bool = False) -> None:
+        """Close files and connections; nothing is logged afterwards.
+
+        Args:
+            failed: Whether the run ends with an error.
+        """
         ...
 
 
@@ -153,7 +157,7 @@ class FileTracker:
     def outcome(self, scores: pathlib.Path, facts: Mapping[str, Any]) -> None:
         """Do nothing: ``scores.csv`` and ``metadata.json`` are in the run directory."""
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Close the file and lay the lines out as a table."""
         self._lines.close()
         if not self._with_csv:
@@ -192,10 +196,10 @@ class AllOf:
         for tracker in self._trackers:
             tracker.outcome(scores, facts)
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Finish every one."""
         for tracker in self._trackers:
-            tracker.finish()
+            tracker.finish(failed=failed)
 
 
 def make_tracker(

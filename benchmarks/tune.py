@@ -33,6 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from agents import LearningAgent
 from benchmarks import revision
+from benchmarks.command_line import errors_in_one_line
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.run import build_agent, make_environment, training_data
 from benchmarks.settings import CONFIG_FOLDER, Settings, config_hash, models_digest, read_settings
@@ -375,6 +376,7 @@ def _facts(
     }
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tune one learner."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0])
@@ -390,12 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    try:
-        budget = Budget(n_trials=given.trials, n_episodes=given.episodes, training_seeds=tuple(given.training_seeds))
-        space_file = None if given.space is None else CONFIG_FOLDER / "tune" / f"{given.space}.yaml"
-        folder = tune(given.overrides, out=given.out, budget=budget, space_file=space_file, report=report)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    budget = Budget(n_trials=given.trials, n_episodes=given.episodes, training_seeds=tuple(given.training_seeds))
+    space_file = None if given.space is None else CONFIG_FOLDER / "tune" / f"{given.space}.yaml"
+    folder = tune(given.overrides, out=given.out, budget=budget, space_file=space_file, report=report)
     report(f"wrote {folder / 'best.yaml'} and {folder.parent / 'agent' / (folder.name + '_tuned.yaml')}")
 
 

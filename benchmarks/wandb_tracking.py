@@ -117,10 +117,10 @@ class WandbTracker:
         # Plain numbers take the place of {"max": ...}, so that a column of the table has the metric's own name.
         self._run.summary.update(self._last | {EPISODES + "_played": len(rows)} | dict(facts))
 
-    def finish(self) -> None:
-        """Close the run, so that the next job of a sweep in this process opens its own."""
+    def finish(self, *, failed: bool = False) -> None:
+        """Close the run as finished or failed, so that the next job of a sweep in this process opens its own."""
         try:
-            self._run.finish()
+            self._run.finish(exit_code=int(failed))
         except Exception as error:  # as in _send: a lost connection must not lose a finished run
             logger.warning(
                 "W&B: not all was sent (%s); `wandb sync --include-online` in %s sends the rest",

@@ -14,13 +14,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pasta_gym.mini import grammar, raters
-from pasta_gym.mini.rater_data import SATISFACTION_LEVELS, load_truth
+from pasta_gym.mini.rater_data import SATISFACTION_LEVELS, TRUTH, load_truth
 from pasta_gym.mini.rater_sessions import crowd
 from pasta_gym.types import FloatArray, ImageArray, IntArray
 
 Eye = Callable[[ImageArray], FloatArray]
 """Reads ``(n, 38)`` of pictures ``(n, height, width, 3)``."""
 
+CROWD_FILES = ("raters.parquet", TRUTH)
+"""The files of a world's labels that say who its raters are."""
 WORSE, SAME, BETTER = -1, 0, 1
 _VERDICT, _SATISFACTION = 0x7E2D, 0x5A71
 

@@ -7,6 +7,7 @@ its turns what the learned model says that type thinks of the column that was ch
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,15 +167,15 @@ def reward_identity(users: UserModelProtocol, evidence: dict[str, str]) -> dict[
     }
 
 
-def hashes_of_labels(labels: pathlib.Path) -> dict[str, str]:
-    """Hash the files of a world's labels that posteriors read.
+def hashes_of_labels(labels: pathlib.Path, names: Sequence[str] = LABEL_FILES) -> dict[str, str]:
+    """Hash files of a world's labels, by default those that posteriors read.
 
     Raises:
         ValueError: If one is missing.
     """
-    missing = [name for name in LABEL_FILES if not (labels / name).is_file()]
+    missing = [name for name in names if not (labels / name).is_file()]
     if missing:
         raise ValueError(
             f"{labels} lacks {', '.join(missing)}; make labels with: python -m pasta_gym.mini.rater_data label"
         )
-    return {name: file_digest(labels / name) for name in LABEL_FILES}
+    return {name: file_digest(labels / name) for name in names}

@@ -10,12 +10,12 @@ import pathlib
 import sys
 from dataclasses import dataclass, field
 
-from pasta_gym.mini.rater_users import crowd_of
+from pasta_gym.mini.rater_users import CROWD_FILES, crowd_of
 from pasta_gym.trajectories import random_policy
 from pasta_gym.trajectories.collection import POLICIES, CollectionConfig, Progress, collect
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.rater_environment import RaterEnvironment
-from pasta_gym.trajectories.rater_rewards import MostLikelyType
+from pasta_gym.trajectories.rater_rewards import LABEL_FILES, MostLikelyType, hashes_of_labels
 from pasta_gym.types import UserModelProtocol
 from pasta_gym.worlds import load_user_model, make_world
 
@@ -66,6 +66,14 @@ class RaterSessionsConfig:
             shard_size=self.shard_size,
         )
         return collect(config, root=root, progress=progress, judge=judge)
+
+    def label_hashes(self) -> dict[str, str]:
+        """Hash the files of labels that the sessions depend on: who the raters are and, if it counts, what they said.
+
+        Raises:
+            ValueError: If one is missing.
+        """
+        return hashes_of_labels(pathlib.Path(self.labels), CROWD_FILES + (LABEL_FILES if self.use_labels else ()))
 
 
 def learned_users(environment: EnvironmentConfig) -> UserModelProtocol:

@@ -66,6 +66,16 @@ def dataset_of(config: DataConfig, *, progress: Progress | None = None) -> Traje
     return load(collect(config, progress=progress))
 
 
+def label_hashes(config: DataConfig) -> dict[str, str]:
+    """Hash the files of labels that a dataset is made from: none for simulated conversations.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    human = config.human if isinstance(config, MixedConfig) else config
+    return human.label_hashes() if isinstance(human, RaterSessionsConfig) else {}
+
+
 def join(parts: Sequence[TrajectoryDataset]) -> TrajectoryDataset:
     """Put datasets one behind the other. Learners draw conversations at random, so their order does not matter.
 

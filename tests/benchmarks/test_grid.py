@@ -53,6 +53,8 @@ def test_the_small_grid_is_three_agents_two_rewards_three_seeds_and_references(t
             assert [f"{agent} {reward} seed {seed}" in names for seed in range(3)] == [True] * 3
         for agent in ("clairvoyant", "blind_slate_aware"):
             assert f"{agent} {reward} seed 0" in names
+    for agent in ("random", "iql", "slateq", "clairvoyant", "blind_slate_aware"):
+        assert f"{agent} sparse on diffusion" in names
     moved = next(job for job in jobs if job.name == "iql sparse on diffusion")
     assert "images=diffusion" in moved.arguments
     assert "evaluation.n_episodes=32" in moved.arguments

@@ -480,8 +480,8 @@ def test_a_dashboard_is_told_what_a_run_is_made_and_learned_from(configure, monk
             self.outcomes.append(facts)
             self.calls.append("outcome")
 
-        def finish(self):
-            self.calls.append("finish")
+        def finish(self, *, failed=False):
+            self.calls.append("failed" if failed else "finish")
 
     told, opened = [], []
 

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import re
 import types
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from benchmarks import revision, runs, stopwatch
+from benchmarks import revision, runs, settings, stopwatch
 from benchmarks import run as run_module
 from benchmarks.run import run
-from benchmarks.settings import read_settings
+from benchmarks.settings import CONFIG_FOLDER, read_settings
 
 MISSPELT = "+agent.typo=3"
 
@@ -178,3 +181,79 @@ def test_a_run_on_other_weights_starts_its_clock_anew(configure, clock, monkeypa
     monkeypatch.setattr(run_module.provenance, "folder_hashes", lambda path: {"new": "weights"})
     folder = run(settings)
     assert json.loads((folder / "metadata.json").read_text())["wall_seconds"] == 60
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluation.n_episodes=abc", "evaluation.n_episodes must be a whole number in 1..1048576, got 'abc'"),
+        ("evaluation.n_episodes=0", "evaluation.n_episodes must be a whole number in 1..1048576, got 0"),
+        ("evaluation.batch_size=1.5", "evaluation.batch_size must be a whole number of 1 or more, got 1.5"),
+        ("evaluation.seed=-1", "evaluation.seed must be a whole number of 0 or more, got -1"),
+        ("data.n_episodes=many", "data.n_episodes must be a whole number, as its default 30000, got 'many'"),
+        ("data.n_episodes=0", "data.n_episodes must be in 1..1048576, got 0"),
+        ("+data.seed=true", "data.seed must be a whole number, as its default 0, got True"),
+        ("env.horizon=5.5", "env.horizon must be a whole number, as its default 5, got 5.5"),
+        (
+            "++tracking.connect_seconds=soon",
+            "tracking.connect_seconds must be a number, as its default 30.0, got 'soon'",
+        ),
+        ("++tracking.connect_seconds=0", "tracking.connect_seconds must be above 0 seconds, got 0"),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_key(configure, override, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_settings(configure(override))
+
+
+def test_numbers_may_be_left_open_or_whole():
+    optional = {"_target_": "pasta_gym.worlds.MiniWorld", "n_types": 8}
+    tracked = {"_target_": "benchmarks.tracking.TrackingConfig", "connect_seconds": 3}
+    settings.check_numbers(
+        "all", {"world": optional, "tracking": tracked, "own": {"_target_": "pathlib.Path", "a": "b"}}
+    )
+    with pytest.raises(ValueError, match=r"^all\.world\.n_types must be a whole number, .* got 'few'"):
+        settings.check_numbers("all", {"world": {**optional, "n_types": "few"}})
+
+
+LABELLED = {"human": "data.labels", "human_untrained": "data.labels", "mixed": "data.human.labels"}
+
+
+@pytest.mark.parametrize("data", LABELLED)
+def test_raters_who_are_labelled_again_make_other_runs(tmp_path, data):
+    names = ("pairs.parquet", "ratings.parquet", "rankings.parquet", "raters.parquet", "truth.npz")
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    key = LABELLED[data]
+
+    def identity(*overrides):
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            return read_settings(compose("run", [f"data={data}", f"{key}={tmp_path}", *overrides])).key.config_hash
+
+    (tmp_path / "metadata.json").write_text("{}")  # read by nothing
+    found = [identity()]
+    use_labels = f"+{key.replace('labels', 'use_labels')}=false"
+    by_choices = identity(use_labels)
+    for name in names:
+        (tmp_path / name).write_bytes(b"labelled again")
+        found.append(identity())
+        if name == "rankings.parquet":
+            assert identity(use_labels) == by_choices  # what they said does not count there; who they are does
+    assert len({*found, by_choices, identity(use_labels)}) == 8
+    (tmp_path / "metadata.json").write_text('{"another": 1}')
+    assert identity() == found[-1]
+    (tmp_path / "pairs.parquet").unlink()
+    with pytest.raises(ValueError, match=r"lacks pairs\.parquet; make labels with: python -m pasta_gym"):
+        identity()
+
+
+def test_data_that_are_not_read_need_no_labels(configure, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # no labels there
+    trained = run(read_settings(configure()))
+    saved = OmegaConf.load(trained / "config.yaml")
+    environment = {"_target_": "pasta_gym.trajectories.EnvironmentConfig", "images": "painter"}
+    made = "pasta_gym.trajectories.rater_sessions.RaterSessionsConfig"
+    saved.data = {"_target_": made, "environment": environment}
+    OmegaConf.save(saved, trained / "config.yaml")
+    scored = read_settings(configure(f"checkpoint={trained}", "images=diffusion", agent=None))
+    assert scored.data.labels == "data/labels_world_0"

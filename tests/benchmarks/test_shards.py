@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import report, runs, shards, sweep
+from benchmarks import regimes, report, runs, shards, sweep
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, read_settings
 
@@ -112,6 +112,42 @@ def test_a_sweep_takes_runs_in_shards_for_finished(configure, tmp_path):
     assert not planned.is_finished
 
 
+def test_a_misspelt_folder_of_shards_repeats_no_sweep(configure, tmp_path):
+    finished = run(read_settings(configure()))
+    began = []
+    for root in (finished.parents[6], tmp_path / "new"):  # also where there is nothing left to do
+        named = {"compose": lambda job, root=root: configure(f"runs={root}", f"shards={tmp_path / 'main_tabel'}")}
+        named |= {"launcher_of": lambda task: began.append(task), "launcher_name": "basic", "task": run}
+        with pytest.raises(SystemExit, match=r"^error: shards=.*main_tabel must be a folder .* leave shards= out"):
+            sweep.run_sweep(jobs=[("seed=0",)], runs_folder=root, sweep_folder=tmp_path / "sweep", **named)
+    assert began == []
+
+
+def test_a_report_of_misspelt_folders_leaves_none_behind(configure, tmp_path, caplog):
+    run(read_settings(configure()))
+    shards.collect(tmp_path / "runs", tmp_path / "shards")
+    (tmp_path / "empty").mkdir()
+    for folder, said in (("no_shards", "is no folder"), ("empty", "holds no finished run")):
+        with pytest.raises(SystemExit, match=f"^error: .*{said}"):
+            report.main([str(tmp_path / "new"), "--shards", str(tmp_path / folder)])
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(SystemExit, match=r"^error: .*new is no folder; pass the folder that benchmarks\.run wrote to"):
+        report.main([str(tmp_path / "new")])
+    caplog.clear()
+    report.write_report(tmp_path / "new", n_replicates=50, shards_folder=tmp_path / "shards")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "benchmarks.shards"]
+    assert said == f"{tmp_path / 'new'} does not exist, so all runs are those in the shards under {tmp_path / 'shards'}"
+
+
+@pytest.mark.parametrize("command", [report, shards, regimes])
+def test_commands_name_a_missing_folder_in_one_line(command, tmp_path):
+    with pytest.raises(
+        SystemExit, match=r"^error: .*nowhere is no folder; pass the folder that benchmarks\.run wrote to"
+    ):
+        command.main([str(tmp_path / "nowhere")])
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_broken_and_missing_shards_are_named(configure, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no finished run"):
@@ -132,6 +168,28 @@ def test_the_command_says_what_it_wrote(configure, tmp_path, capsys):
     assert "own-sparse-simulated-tiny-surrogate.csv.gz, 1 kB" in capsys.readouterr().out
     shards.main(arguments)
     assert "holds all of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("experiment", ["smoke", "regimes", "references", "ablation", "main_table"])
+def test_shipped_shards_spare_a_sweep_their_runs(experiment, monkeypatch, tmp_path):
+    """Those of ``transfer`` are left out: which agent they are of is known by its run directory alone."""
+    from hydra import compose, initialize_config_dir
+
+    monkeypatch.chdir(CONFIG_FOLDER.parent)  # labels of raters are named from there
+    folder = SHIPPED.parent / experiment
+    jobs = []
+    for path in shards.shards_under(folder):
+        names = zip(("agent", "reward", "data", "world", "images"), path.name.split(".")[0].split("-"), strict=True)
+        shared = [f"experiment={experiment}", f"shards={folder}", *(f"{key}={value}" for key, value in names)]
+        records = runs.read_json(shards.sidecar(path))
+        jobs += [(*shared, f"seed={seed}") for seed in records]
+        if experiment == "regimes":  # their identities were written anew when labels became a part of it
+            hashes = {str(key.seed): key.config_hash for key, _ in runs.read_scores(path)}
+            assert hashes == {seed: record["config_hash"] for seed, record in records.items()}
+    assert len(jobs) == len(shards.finished_in(folder)) > 0
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        planned = sweep.plan(jobs, lambda job: compose("run", [*job, f"runs={tmp_path}"]))
+    assert [job.problem or job.name for job in planned if not job.is_finished] == []
 
 
 def test_the_small_table_in_the_repository_comes_out_again(tmp_path):

@@ -59,16 +59,42 @@ def test_the_main_table_has_twenty_seeds_and_three_worlds():
     seeds = {}
     for job in jobs:
         seeds.setdefault((job["agent"], job["world"], job["reward"]), set()).add(job["seed"])
-    for agent in ("random", "iql", "iql_history", "slateq", "slateq_history"):
+    for agent in ("random", "iql", "iql_history", "slateq", "slateq_softmax", "slateq_history"):
         for world in ("mini", "mini_1", "mini_2"):
             assert len(seeds[agent, world, "sparse"]) == len(seeds[agent, world, "dense"]) == 20
-    learners = {agent for agent, _, _ in seeds if agent.startswith(("iql_", "slateq_")) and "history" not in agent}
-    assert len(learners) == 8
+    learners = {agent for agent, _, _ in seeds if agent.startswith(("iql_", "slateq_"))}
+    learners -= {"iql_history", "slateq_history", "slateq_softmax"}
+    assert len(learners) == 7
+    for agent in ("belief_marginal", "belief_slate_aware", "blind_marginal", "blind_slate_aware", "clairvoyant"):
+        assert seeds[agent, "mini_2", "sparse"] == seeds[agent, "mini", "dense"] == {"0"}
     assert {len(seeds[agent, "mini", "sparse"]) for agent in learners} == {5}
     known = {p.stem for p in (CONFIG_FOLDER / "agent").glob("*.yaml")}
     assert {job["agent"] for job in jobs} <= known
     assert len(jobs_in("main_table", "agent=iql", "seed=0")) == 6
-    assert len(jobs_in("main_table", "seed=19")) == 5 * 3 * 2
+    assert len(jobs_in("main_table", "seed=19")) == 6 * 3 * 2
+
+
+def test_the_page_says_how_many_jobs_each_sweep_has():
+    page = (CONFIG_FOLDER.parent / "docs" / "benchmarks.md").read_text()
+    page = page.partition("## Sweeps")[2].partition("\n## ")[0]
+    said = {}
+    for names, numbers in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| .* \| (\d+(?:, \d+)*) \|$", page, re.MULTILINE):
+        said |= zip(re.findall(r"\w+", names), map(int, numbers.split(", ")), strict=True)
+    sweeps = {path.stem for path in (CONFIG_FOLDER / "experiment").glob("*.yaml")} - {"default"}
+    assert said == {name: len(jobs_in(name)) for name in sweeps}
+    assert (
+        f"`experiment=main_table` is {said['main_table']} jobs"
+        in (CONFIG_FOLDER.parent / "docs" / "main_table.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("name", ["main_table", "transfer", "regimes", "data_size", "language_model"])
+def test_every_table_has_the_best_slate_that_ignores_the_person(name):
+    def tables(agent):
+        parts = ("data", "world", "images", "reward")
+        return {tuple(job.get(part) for part in parts) for job in jobs_in(name) if job["agent"] == agent}
+
+    assert tables("blind_slate_aware") == tables("random")
 
 
 def grids_of(path):

@@ -10,8 +10,10 @@ import types
 import numpy as np
 import pytest
 
+from benchmarks import run as run_module
 from benchmarks import runs, tracking, wandb_tracking
 from benchmarks.evaluate import EpisodeScores
+from benchmarks.settings import read_settings
 
 KEY = runs.RunKey("small", "hash1", "iql", "sparse", "simulated", "mini", "surrogate", "test", 0)
 SCORES = EpisodeScores(
@@ -39,8 +41,8 @@ class FakeRun:
     def use_artifact(self, artifact):
         self.used.append(artifact)
 
-    def finish(self):
-        self.is_finished = True
+    def finish(self, *, exit_code):
+        self.is_finished, self.exit_code = True, exit_code
         if self.wandb.upload_hangs:
             raise TimeoutError("finish_timeout expired")
 
@@ -168,7 +170,7 @@ def test_episodes_summary_and_artifacts_are_sent(wandb, tmp_path):
     assert (dataset.name, dataset.kind, dataset.metadata) == ("dataset-d1", "dataset", {"dataset_id": "d1"})
     assert (model.name, model.kind) == ("checkpoint-hash1", "model")
     assert model.files == {"inner/agent.json": (str(tmp_path / "checkpoint/inner/agent.json"), "immutable")}
-    assert run.is_finished
+    assert (run.is_finished, run.exit_code) == (True, 0)
 
 
 @pytest.mark.usefixtures("account")
@@ -275,13 +277,14 @@ def parse(path):
     """History, summary, metric definitions, artifacts and configuration of an offline run's file."""
     from wandb.proto import wandb_internal_pb2
 
-    found = {"history": [], "summary": {}, "metrics": {}, "artifacts": {}, "config": {}, "run": None, "is_whole": False}
+    found = {"history": [], "summary": {}, "metrics": {}, "artifacts": {}, "config": {}, "run": None, "exits": []}
     for data in records_of(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
-        found["is_whole"] |= kind == "exit"
-        if kind == "run":
+        if kind == "exit":
+            found["exits"].append(record.exit.exit_code)
+        elif kind == "run":
             found["run"], found["config"] = record.run, items(record.run.config.update)
         elif kind == "history":
             values = {name: value for name, value in items(record.history.item).items() if name[0] != "_"}
@@ -328,7 +331,7 @@ def test_the_real_package_writes_offline_runs_with_all_that_the_files_have(tmp_p
         [log] = folder.glob("wandb/*run-*/*.wandb")
         assert (log.stem, log.parent.name[:12]) == ("run-hash1", "offline-run-")
         found = parse(log)
-        assert found["is_whole"]
+        assert found["exits"] == [0]
         assert found["run"].run_group == "small"
         assert found["run"].job_type == "iql"
         assert found["config"]["key"]["world"] == "mini"
@@ -351,3 +354,18 @@ def test_the_real_package_writes_offline_runs_with_all_that_the_files_have(tmp_p
         columns, rows = wandb_tracking.episode_table(folder / runs.SCORES)
         stored = json.loads(table.read_text())
         assert (stored["columns"], stored["data"]) == (columns, rows)
+
+
+def test_a_run_that_fails_is_a_failed_one_to_the_real_package(configure, monkeypatch):
+    import wandb
+
+    def broken(*arguments, **named):
+        raise RuntimeError("the painter is out of paint")
+
+    monkeypatch.setattr(run_module, "evaluate", broken)
+    settings = read_settings(configure("tracking=wandb_offline"))
+    with pytest.raises(RuntimeError, match="out of paint"):
+        run_module.run(settings)
+    wandb.teardown()
+    [log] = settings.folder.glob("wandb/offline-run-*/*.wandb")
+    assert parse(log)["exits"] == [1]
