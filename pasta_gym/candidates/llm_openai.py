@@ -207,7 +207,7 @@ class OpenAIChat:
                 return reply
             except _RefusedError as failure:
                 reached.set()
-                return ChatReply("", error=str(failure))
+                return ChatReply("", error=str(failure), is_refused=True)
             except _PassingError as failure:
                 error = str(failure)
                 if not isinstance(failure, _UnreachableError):
@@ -359,12 +359,12 @@ def _request_body(request: ChatRequest, sampling: Sampling, model: str, config: 
     body: dict[str, Any] = {
         "model": model,
         "messages": [_message(message) for message in request.messages],
-        "top_p": sampling.top_p,
-        "temperature": sampling.temperature,
         config.length_field: sampling.max_new_tokens,
         "stream": config.stream,
         "extra_body": dict(config.extra_body or {}) or None,
     }
+    told = {"top_p": sampling.top_p, "temperature": sampling.temperature}
+    body |= {name: value for name, value in told.items() if value is not None}
     if config.send_seed:
         body["seed"] = request.seed >> 32  # 31 bits: some servers read no more
     return body

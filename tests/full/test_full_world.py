@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import pickle
+import re
 import shutil
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 
 import pasta_gym  # noqa: F401
 from benchmarks.settings import models_digest
+from pasta_gym.candidates.llm import LLMCandidatesConfig
 from pasta_gym.candidates.llm_chat import ChatRequest, Message, Sampling
 from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, full_world_preset
@@ -234,6 +236,15 @@ def test_a_full_world_is_a_change_of_the_configuration(name, model, steps):
     assert instantiate(OmegaConf.to_container(composed.data, resolve=True)).environment.images == "diffusion"
     assert mini.env.world == "mini"
     assert mini.images == "surrogate"
+
+
+def test_a_world_may_leave_out_what_its_model_refuses():
+    page = (CONF.parent / "docs" / "full_size.md").read_text()
+    (override,) = re.findall(r"`(\+env\.world\.candidates=[^`]+)`", page)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("run", overrides=["world=sdxl", " ".join(override.split())])
+    world = instantiate(OmegaConf.to_container(composed.env, resolve=True)).world
+    assert world.candidates == LLMCandidatesConfig(sampling=Sampling(top_p=None, temperature=None))
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
