@@ -44,10 +44,12 @@ class TokenIQLConfig:
         target_rate: How far the target network moves at an update, in (0, 1].
         target_period: Steps between updates.
         reward_scale: Rewards are multiplied by it.
-        precision: ``float32``, or ``bfloat16`` for mixed precision.
+        precision: ``float32``, or ``bfloat16`` for mixed precision, in which padding, batch and cache move values by
+            up to a tenth of their spread.
         gradient_checkpointing: Compute activations twice and keep few of them.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
-        history_cache: Read a history once for all its candidates; without, once for each. The values are the same.
+        history_cache: Read a history once for all its candidates; without, once for each. The values are the same up
+            to rounding.
         read_size: Conversations that are valued together.
         scratch: Shape of the ``scratch`` model.
         log_every: Steps between metrics.
