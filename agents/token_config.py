@@ -9,6 +9,8 @@ from agents.token_loading import SCRATCH, SCRATCH_VALUE_TOKEN, ScratchConfig, Tu
 from agents.token_model import Precision
 from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 
+Optimiser = Literal["adafactor", "adamw"]
+
 
 @dataclass(frozen=True)
 class TokenIQLConfig:
@@ -33,17 +35,21 @@ class TokenIQLConfig:
         steps: Gradient steps.
         batch_size: Conversations in a step. Each gives its H turns: 26 of 5 are 130, the paper's batch is 128.
         micro_batch_size: Conversations that are in memory together; it changes no gradient but by rounding.
-        learning_rate: Adafactor's largest step, relative to a weight tensor's size.
+        optimiser: ``adafactor``, as the paper's, or ``adamw``. Adapters need the latter: half of them begin at 0, from
+            where steps relative to a tensor's size lead nowhere.
+        learning_rate: Largest step: of Adafactor relative to a weight tensor's size, of AdamW a weight's own.
         decay: Of the learning rate: ``constant``, or ``cosine`` to 0.
         weight_decay: Decoupled.
         gradient_norm: Largest norm of the gradient.
         target_rate: How far the target network moves at an update, in (0, 1].
         target_period: Steps between updates.
         reward_scale: Rewards are multiplied by it.
-        precision: ``float32``, or ``bfloat16`` for mixed precision.
+        precision: ``float32``, or ``bfloat16`` for mixed precision, in which padding, batch and cache move values by
+            up to a tenth of their spread.
         gradient_checkpointing: Compute activations twice and keep few of them.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
-        history_cache: Read a history once for all its candidates; without, once for each. The values are the same.
+        history_cache: Read a history once for all its candidates; without, once for each. The values are the same up
+            to rounding.
         read_size: Conversations that are valued together.
         scratch: Shape of the ``scratch`` model.
         log_every: Steps between metrics.
@@ -65,6 +71,7 @@ class TokenIQLConfig:
     steps: int = 10_000
     batch_size: int = 26
     micro_batch_size: int = 2
+    optimiser: Optimiser = "adafactor"
     learning_rate: float = 1e-5
     decay: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 1e-2
@@ -107,6 +114,16 @@ class TokenIQLConfig:
         }
         return cls(**settings | changes)
 
+    @classmethod
+    def lora(cls, **changes: Any) -> Self:
+        """Adapters with an optimiser and a rate that move them; the rest is table 3.
+
+        Args:
+            **changes: Other settings.
+        """
+        settings: dict[str, Any] = {"tuning": "lora", "optimiser": "adamw", "learning_rate": 1e-4}
+        return cls(**settings | changes)
+
     def __post_init__(self) -> None:
         """Refuse settings that cannot work; a stored card gives ``scratch`` as plain values.
 
@@ -121,6 +138,11 @@ class TokenIQLConfig:
             raise ValueError(f"model must be a folder, a name on the hub or {SCRATCH!r}, got {self.model!r}")
         if self.model == SCRATCH and self.tuning != "full":
             raise ValueError(f"model={SCRATCH!r} has random weights to train, got tuning={self.tuning!r}; use 'full'")
+        if (self.tuning, self.optimiser) == ("lora", "adafactor"):
+            raise ValueError(
+                "tuning='lora' needs optimiser='adamw', got 'adafactor': its steps are relative to a tensor's size, "
+                "and adapters begin at 0; TokenIQLConfig.lora() has a learning_rate for it too"
+            )
         if not 0.5 <= self.expectile < 1:
             raise ValueError(f"expectile must lie in [0.5, 1), got {self.expectile}; the paper uses 0.7")
         if not 0 < self.target_rate <= 1:
@@ -134,6 +156,7 @@ class TokenIQLConfig:
 _CHOICES = {
     "tuning": ("full", "lora"),
     "selection": ("greedy", "sample"),
+    "optimiser": ("adafactor", "adamw"),
     "decay": ("constant", "cosine"),
     "precision": ("float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +34,10 @@ from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 _LANGUAGE_MODEL = "language_model"
+_OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "adafactor": torch.optim.Adafactor,
+    "adamw": torch.optim.AdamW,
+}
 
 
 class TokenIQLAgent:
@@ -74,7 +78,7 @@ class TokenIQLAgent:
         if config.gradient_checkpointing:
             model.recompute_activations()
         target = TargetWeights(model)
-        optimiser = torch.optim.Adafactor(
+        optimiser = _OPTIMISERS[config.optimiser](
             [p for p in model.parameters() if p.requires_grad],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,

@@ -1,8 +1,8 @@
 """Values of many candidates after one history: read once and kept, or read again for each.
 
 ``cached_values`` reads the history, keeps its keys and values, and reads all candidates beside each other on top of
-them. ``plain_values`` reads [h, p] from the start for every candidate. They give the same numbers; the second costs the
-history once a candidate.
+them. ``plain_values`` reads [h, p] from the start for every candidate. They give the same numbers up to rounding, which
+is coarse in bfloat16; the second costs the history once a candidate.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def cached_values(
         model: The value function.
         histories: Token ids of h, for each of B conversations.
         candidates: Token ids of each candidate, C of them for every conversation.
-        padding_side: Where shorter rows are filled up; it changes no value.
+        padding_side: Where shorter rows are filled up; it changes no value but by rounding.
     """
     ensure_importable()
     from transformers import DynamicCache

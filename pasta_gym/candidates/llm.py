@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import PIL.Image
 
-from pasta_gym.candidates.llm_chat import ChatModel, ChatReply, ChatRequest, Message, Sampling
+from pasta_gym.candidates.llm_chat import ChatModel, ChatModelError, ChatReply, ChatRequest, Message, Sampling
 from pasta_gym.candidates.llm_fallback import MAX_PROMPTS, Preferred, completed
 from pasta_gym.candidates.llm_grid import Grid
 from pasta_gym.candidates.llm_parser import parse
@@ -24,6 +24,7 @@ from pasta_gym.types import History, ImageArray, IntArray
 logger = logging.getLogger(__name__)
 
 ON_FAILURE = ("fallback", "raise")
+_MANY_REFUSALS = 20  # more than one conversation has in five turns of three attempts: it alone may offend a filter
 _ROUNDING = 1e-9  # the last turn's budget is a sum of fractions that should be 62
 
 
@@ -92,6 +93,7 @@ class LLMCandidatesStats:
         proposals: Conversations that candidates were written for.
         requests: Questions asked, the first ones and the others.
         failed_requests: Questions that got no reply.
+        refused_requests: Those of them that the model will not answer, however often it is asked.
         unreadable_replies: Replies that added no candidate.
         incomplete_proposals: Proposals in which the fallback wrote something, the last turn's left out.
         fallback_prompts: Candidates it wrote in them.
@@ -101,6 +103,7 @@ class LLMCandidatesStats:
     proposals: int = 0
     requests: int = 0
     failed_requests: int = 0
+    refused_requests: int = 0
     unreadable_replies: int = 0
     incomplete_proposals: int = 0
     fallback_prompts: int = 0
@@ -191,7 +194,8 @@ class LLMCandidates:
             Prompt ids and categories, ``(B, n_candidates)`` each.
 
         Raises:
-            ChatModelError: If the model cannot be asked at all.
+            ChatModelError: If the model cannot be asked at all, or has refused every question so far, two or more
+                conversations' at once or 20 in a row.
             RuntimeError: If a candidate is missing after the last attempt and ``on_failure`` is ``raise``.
         """
         proposals = self.proposals(history)
@@ -224,12 +228,26 @@ class LLMCandidates:
             ChatRequest(draft.question(attempt), seeds_for_torch(mix(draft.key, attempt))[0]) for draft in drafts
         ]
         self.stats.requests += len(requests)
-        for draft, reply in zip(drafts, self.chat.complete(requests, self.config.sampling), strict=True):
+        replies = self.chat.complete(requests, self.config.sampling)
+        for draft, reply in zip(drafts, replies, strict=True):
             self._take(draft, reply)
+        self._require_a_reply(replies)
+
+    def _require_a_reply(self, replies: Sequence[ChatReply]) -> None:
+        """Stop where all is refused: one conversation may be for its words, all of them are for how they are asked."""
+        n_refused, has_replied = self.stats.refused_requests, self.stats.failed_requests < self.stats.requests
+        is_suspect = len(replies) > 1 or n_refused >= _MANY_REFUSALS
+        if is_suspect and not has_replied and all(reply.is_refused for reply in replies):
+            raise ChatModelError(
+                f"the language model has refused all {n_refused} requests that it answered ({replies[0].error}); leave "
+                "out what it does not take: extra_body=null, send_seed=false, top_p and temperature of None; or change "
+                "length_field, max_new_tokens or images_per_prompt"
+            )
 
     def _take(self, draft: _Draft, reply: ChatReply) -> None:
         if reply.error:
             self.stats.failed_requests += 1
+            self.stats.refused_requests += reply.is_refused
             draft.problems.append(reply.error)
             return
         parsed = parse(

@@ -60,22 +60,23 @@ class Sampling:
     """How a reply is drawn.
 
     Attributes:
-        top_p: Nucleus sampling: the smallest set of words with this probability, in (0, 1]; the paper's is 0.8.
-        temperature: Above 0.
+        top_p: Nucleus sampling: the smallest set of words with this probability, in (0, 1]; the paper's is 0.8. With
+            None a server is not told, as some models refuse it, and a model in this process has no nucleus.
+        temperature: Above 0; None as for ``top_p``.
         max_new_tokens: Longest reply.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    top_p: float = 0.8
-    temperature: float = 1.0
+    top_p: float | None = 0.8
+    temperature: float | None = 1.0
     max_new_tokens: int = 3000
 
     def __post_init__(self) -> None:
-        if not 0 < self.top_p <= 1:
+        if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}; the paper samples with 0.8")
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}; 1.0 leaves the model as it is")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
@@ -102,11 +103,13 @@ class ChatReply:
         text: The reply, empty if there was none.
         is_truncated: Whether it stopped for its length, in the middle of something.
         error: Why there is no reply, "" if there is one.
+        is_refused: Whether there is none because the model will not answer this request, however often it is asked.
     """
 
     text: str
     is_truncated: bool = False
     error: str = ""
+    is_refused: bool = False
 
 
 class ChatModel(Protocol):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pasta_gym.prompt_books import normalise
 
+_ARROWS = "\u2192\u21d2\u2794\u279c\u279e\u27a1\u27a4\u25b6\u25ba"
 _MARK = re.compile(
     r"(?P<hash>#{1,6})\s+"
-    r"|(?P<bullet>[*+\u2022\u25e6\u25aa\u25cf\u2023\u00b7\u2013\u2014])\s+"
-    r"|(?P<glued>[\u2022\u25cf]|-(?!-))\s*"
+    rf"|(?P<bullet>[*+\u2022\u25e6\u25aa\u25cf\u2023\u00b7\u2013\u2014{_ARROWS}])\ufe0f?\s+"
+    rf"|(?P<glued>[\u2022\u25cf{_ARROWS}]|->|-(?!-))\ufe0f?\s*"
     r"|(?P<nested>\d{1,2}(?:\.\d{1,2})+)[.):]?\s+"
     r"|[(\uff08]?(?P<number>\d{1,3})[.):\]\uff0e\uff09\u3001](?!\d)\s*"
     r"|[(\uff08]?(?P<letter>[A-Za-z])[.)]\s+"
@@ -48,6 +50,12 @@ _QUOTES = (
     "``",
 )
 _BOLD = re.compile(r"(\*\*|__)(?P<bold>(?:(?!\1).)+)\1\s*(?P<rest>.*)")
+_NOTE = re.compile(r"(\*{1,3}|_{1,3})[^*_]+\1[.]?")
+_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+_KEY_OF_PROMPTS = re.compile(
+    r"[\"']?(?:new_)?(?:prompts|candidates|prompt_candidates|items)[\"']?:[ \[|]*", re.IGNORECASE
+)
+_KEY_OF_TITLE = re.compile(r"[\"']?(?:category_)?(?:title|name)[\"']?: ", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,2}[.)]\s+")
 _MAX_TITLE = 80
 
@@ -80,6 +88,11 @@ class Line:
         return bool(match) and match["rest"] in {"", ":"} if match else False
 
     @property
+    def is_note(self) -> bool:
+        """Whether it has no mark and all of it is emphasised, as commentary under an item is."""
+        return not self.kind and bool(_NOTE.fullmatch(self.text))
+
+    @property
     def is_named_category(self) -> bool:
         """Whether it says that it is a category."""
         return self.kind == "hash" or bool(_CATEGORY.match(_without_emphasis(self.text)))
@@ -110,18 +123,28 @@ def without_thoughts(text: str) -> str:
 
 
 def read_lines(text: str) -> list[Line]:
-    """Take an answer apart into lines that are not empty; fences and rules go."""
+    """Take an answer apart into lines that are not empty; fences, rules and YAML's keys of lists go."""
     lines: list[Line] = []
     gap = False
-    for raw in text.splitlines():
+    for raw in _written_lines(text):
         written = raw.expandtabs(4)
         body = written.strip()
-        if not body or body.startswith(("```", "~~~")) or set(body) <= set("-*_=~"):
+        if not body or body.startswith(("```", "~~~")) or set(body) <= set("-*_=~") or _KEY_OF_PROMPTS.fullmatch(body):
             gap = gap or not body
             continue
         lines.append(_line(body, len(written) - len(written.lstrip()), gap))
         gap = False
     return lines
+
+
+def _written_lines(text: str) -> Iterator[str]:
+    """Lines as they end in the text or with HTML's break, which within a table's row is part of a cell."""
+    for line in text.splitlines():
+        first, *others = [line] if line.lstrip().startswith("|") else _BREAK.split(line)
+        yield first
+        if others and not others[-1].strip():
+            others.pop()  # it ends twice
+        yield from (other.removeprefix(" ") for other in others)
 
 
 def _line(body: str, indent: int, gap: bool) -> Line:
@@ -137,6 +160,7 @@ def _line(body: str, indent: int, gap: bool) -> Line:
 def clean_title(text: str) -> str:
     """Return a category's title without marks, number and colon, at most 80 characters."""
     text = _without_emphasis(text).rstrip("[{ ").strip(":\uff1a <>")  # figure 11 itself writes <category_1>
+    text = _KEY_OF_TITLE.sub("", text, count=1) if _KEY_OF_TITLE.match(text) else text
     text = _NUMBER.sub("", text, count=1) if _NUMBER.match(text) else text
     match = _CATEGORY.match(text)
     without = text[match.end() :] if match else text

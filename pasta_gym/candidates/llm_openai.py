@@ -42,7 +42,8 @@ class OpenAIConfig:
         stream: Whether the reply is asked for as a stream. Some proxies close a connection that is silent for long.
         send_seed: Whether the seed is sent along. Some hosted models refuse it.
         length_field: What the server calls the longest reply: ``max_tokens``, or ``max_completion_tokens``.
-        extra_body: More fields of the request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}``.
+        extra_body: More fields of the request, such as ``{"chat_template_kwargs": {"enable_thinking": False}}``; None
+            is none. Hydra adds a mapping to the one that is there, so there ``null`` empties it and ``{}`` does not.
 
     Raises:
         ValueError: If a value is out of range.
@@ -57,7 +58,7 @@ class OpenAIConfig:
     stream: bool = False
     send_seed: bool = True
     length_field: str = "max_tokens"
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("concurrency", 1), ("n_retries", 0), ("first_wait", 0), ("max_wait", 0)):
@@ -67,7 +68,7 @@ class OpenAIConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        object.__setattr__(self, "extra_body", _plain(self.extra_body))
+        object.__setattr__(self, "extra_body", _plain(self.extra_body or {}))
 
     def identity(self) -> dict[str, Any]:
         """What of it a reply depends on, as plain data: not how fast and how patiently a server is asked."""
@@ -206,7 +207,7 @@ class OpenAIChat:
                 return reply
             except _RefusedError as failure:
                 reached.set()
-                return ChatReply("", error=str(failure))
+                return ChatReply("", error=str(failure), is_refused=True)
             except _PassingError as failure:
                 error = str(failure)
                 if not isinstance(failure, _UnreachableError):
@@ -358,12 +359,12 @@ def _request_body(request: ChatRequest, sampling: Sampling, model: str, config: 
     body: dict[str, Any] = {
         "model": model,
         "messages": [_message(message) for message in request.messages],
-        "top_p": sampling.top_p,
-        "temperature": sampling.temperature,
         config.length_field: sampling.max_new_tokens,
         "stream": config.stream,
-        "extra_body": dict(config.extra_body) or None,
+        "extra_body": dict(config.extra_body or {}) or None,
     }
+    told = {"top_p": sampling.top_p, "temperature": sampling.temperature}
+    body |= {name: value for name, value in told.items() if value is not None}
     if config.send_seed:
         body["seed"] = request.seed >> 32  # 31 bits: some servers read no more
     return body

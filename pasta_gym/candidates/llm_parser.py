@@ -22,6 +22,7 @@ MAX_CHARACTERS = 100_000
 
 _MAX_TITLE_WORDS = 8
 _MAX_ITEMS = 2000
+_BETWEEN_ITEMS = " - "
 _MAX_DEPTH = 6
 _TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
 _CATEGORY_KEYS = ("category", "category_title", "category_name")
@@ -78,6 +79,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
     readings = [_json(text), _table(lines), *_line_readings(lines, n_per_category)]
     # Titles first: a reading that takes them for prompts fills one place more for each.
     reading = max(readings, key=lambda r: (any(t for t, _ in r), _filled(r, n_categories, n_per_category)))
+    is_of_lines = all(reading is not other for other in readings[:2])
     if n_categories > 1 and sum(bool(items) for _, items in reading) < 2:
         reading = max(
             [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
@@ -85,10 +87,10 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
         )
     on_lines = _lists_on_lines(lines, n_per_category)
     if _filled(on_lines, n_categories, n_per_category) > _filled(reading, n_categories, n_per_category):
-        reading = on_lines
+        reading, is_of_lines = on_lines, True
     if is_truncated and reading and reading[-1][1]:
         reading = [*reading[:-1], (reading[-1][0], reading[-1][1][:-1])]
-    return _cleaned(reading, max_words)
+    return _cleaned(reading, max_words, is_of_lines=is_of_lines)
 
 
 def _filled(reading: _Reading, n_categories: int, n_per_category: int) -> int:
@@ -97,12 +99,15 @@ def _filled(reading: _Reading, n_categories: int, n_per_category: int) -> int:
     return sum(counts[:n_categories])
 
 
-def _cleaned(reading: _Reading, max_words: int) -> Parsed:
+def _cleaned(reading: _Reading, max_words: int, *, is_of_lines: bool) -> Parsed:
     categories: list[Category] = []
     problems: list[str] = []
     for title, items in reading:
         prompts: list[str] = []
         for item in items:
+            if is_of_lines and item.count(_BETWEEN_ITEMS) > 1:
+                problems.append(f"several items on one line in {item[:60]!r}")
+                continue
             prompt: str | None = clean_prompt(item)
             if not prompt:
                 problems.append(f"no prompt in {item[:60]!r}")
@@ -165,7 +170,7 @@ def _goes_on(before: Line, line: Line) -> bool:
 def _grouped(lines: Sequence[Line], titles: Collection[int]) -> _Reading:
     """Put items under the titles before them, which are given by their places among the lines.
 
-    Lines without a mark go on with the item before if they are indented.
+    Lines without a mark go on with the item before if they are indented, unless they are wholly emphasised.
     """
     reading: _Reading = [("", [])]
     last: Line | None = None
@@ -176,6 +181,8 @@ def _grouped(lines: Sequence[Line], titles: Collection[int]) -> _Reading:
         elif line.kind and line.kind != "hash":
             reading[-1][1].append(line.text)
             last = line
+        elif last is not None and line.is_note and not last.ends_like_title:
+            continue  # what the model thinks of the item
         elif last is not None and line.indent > last.indent and not line.after_gap:
             reading[-1][1][-1] += f" {line.text}"
         else:

@@ -102,13 +102,13 @@ class TransformersChat:
             output = self._model.generate(
                 **inputs,
                 do_sample=True,
-                top_p=sampling.top_p,
+                top_p=1.0 if sampling.top_p is None else sampling.top_p,
                 top_k=0,
                 min_p=None,
                 typical_p=1.0,
                 repetition_penalty=1.0,
                 num_beams=1,
-                temperature=sampling.temperature,
+                temperature=1.0 if sampling.temperature is None else sampling.temperature,
                 max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self._padding(),
             )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from agents import LearningAgent
 from agents.token_config import TokenIQLConfig
@@ -23,6 +26,7 @@ from tests.agents.contract import check_learner
 from tests.agents.test_tiny_worlds import iql_fixed_point, observations_of_every_state, tiny_dataset
 from tests.agents.toy_world import ToyWorld
 
+CONF = pathlib.Path(__file__).parents[2] / "conf"
 WORLD = ToyWorld()
 SHAPE = ScratchConfig(width=16, n_layers=1, n_heads=2)
 SMALL = {"scratch": SHAPE, "steps": 3, "batch_size": 4, "micro_batch_size": 4, "log_every": 2}
@@ -81,7 +85,8 @@ def test_a_language_model_from_files_is_tuned_stored_and_read_again(
 ):
     if tuning == "lora":
         pytest.importorskip("peft")
-    config = TokenIQLConfig.tiny(**SMALL, model=str(language_model), tuning=tuning, lora_rank=2, q_token=5, v_token=6)
+    of_the_tuning = {"tuning": tuning, "optimiser": "adamw" if tuning == "lora" else "adafactor", "lora_rank": 2}
+    config = TokenIQLConfig.tiny(**SMALL, model=str(language_model), q_token=5, v_token=6, **of_the_tuning)
     agent = TokenIQLAgent(config)
     agent._begin(data, seed=0)
     before = agent.prompt_values(observations)
@@ -97,9 +102,22 @@ def test_a_language_model_from_files_is_tuned_stored_and_read_again(
     assert names
 
 
+def test_the_adapters_that_are_shipped_move_values(language_model, data, observations):
+    """Half of them begin at 0, from where steps relative to a tensor's size, as of table 3, lead nowhere."""
+    pytest.importorskip("peft")
+    of_the_test = {"model": str(language_model), "q_token": 5, "v_token": 5, "device": "cpu", "steps": 30}
+    shipped = OmegaConf.load(CONF / "agent" / "token_iql_lora.yaml")
+    agent = instantiate(OmegaConf.merge(shipped, {"config": {**of_the_test, "batch_size": 2}}))
+    agent._begin(data, seed=0)
+    before = agent.prompt_values(observations)
+    agent.train(data, seed=0, log=lambda metrics: None)
+    moved = np.abs(agent.prompt_values(observations) - before).max()
+    assert moved > 1e-3
+
+
 def test_the_target_of_adapters_is_a_copy_of_the_adapters_alone(language_model, data):
     pytest.importorskip("peft")
-    agent = TokenIQLAgent(TokenIQLConfig.tiny(**SMALL, model=str(language_model), tuning="lora"))
+    agent = TokenIQLAgent(TokenIQLConfig.tiny(**SMALL, model=str(language_model), tuning="lora", optimiser="adamw"))
     agent._begin(data, seed=0)
     model, reader = agent._trained()
     target = TargetWeights(model)
@@ -222,7 +240,7 @@ def test_words_are_needed_to_train_and_to_act(agent, data, observations):
 def test_adapters_need_peft(language_model, data, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"tuning='lora' needs peft; pip install 'pasta-gym\[llm\]'"):
-        trained(data, model=str(language_model), tuning="lora")
+        trained(data, model=str(language_model), tuning="lora", optimiser="adamw")
 
 
 def test_without_the_weights_the_command_that_fetches_them_is_named(data):
@@ -243,6 +261,8 @@ def test_the_defaults_are_table_3():
     [
         ({"tuning": "some"}, r"tuning must be one of \('full', 'lora'\), got 'some'"),
         ({"tuning": "lora"}, "model='scratch' has random weights to train"),
+        ({"tuning": "lora", "model": "m"}, r"tuning='lora' needs optimiser='adamw', got 'adafactor'"),
+        ({"optimiser": "sgd"}, r"optimiser must be one of \('adafactor', 'adamw'\), got 'sgd'"),
         ({"expectile": 1.0}, r"expectile must lie in \[0.5, 1\), got 1.0"),
         ({"target_rate": 0.0}, r"target_rate must lie in \(0, 1\]"),
         ({"micro_batch_size": 0}, "micro_batch_size must be at least 1, got 0"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from agents.token_loading import ScratchConfig, load_language_model, scratch_model, without_dropout
+from agents.token_loading import ScratchConfig, fetch_command, load_language_model, scratch_model, without_dropout
 from agents.token_model import TargetWeights, ValueModel, context_length
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_tree import Segment, token_tree
@@ -137,6 +138,39 @@ def test_values_in_mixed_precision_are_close_and_in_float32():
     assert (found.bfloat16().float() != found).any()  # the logit itself is not rounded
 
 
+def as_deep_as_gemma():
+    """As many layers as Gemma 2B, whose roundings add up, and values that differ by half a unit."""
+    model = scratch_model(ScratchConfig(width=64, n_layers=18, n_heads=4, context=128), VOCABULARY, seed=2)
+    for parameter in model.parameters():
+        parameter.data *= 4 if parameter.dim() == 2 else 1
+    return model
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["token_iql", "token_iql_lora"])
+def test_in_mixed_precision_layout_moves_values_by_a_tenth_of_their_spread_at_most(weights):
+    """The two presets of Gemma 2B round, so padding, batch and cache do move values; the page states this tolerance."""
+    model = ValueModel(as_deep_as_gemma().to(weights), q_token=7, v_token=9, precision="bfloat16").eval()
+    generator = torch.Generator().manual_seed(5)
+    histories, *candidates = (
+        [torch.randint(VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+        for lengths in ((40, 20, 30), (5, 12, 9, 12, 3, 8), (7, 4, 12, 6, 11, 2), (9, 9, 3, 10, 5, 12))
+    )
+    together = cached_values(model, histories, candidates).values
+    tolerance = 0.1 * together.std(1).min()
+    others = [
+        read(model, histories, candidates, padding_side=side).values
+        for read in (cached_values, plain_values)
+        for side in ("left", "right")
+    ]
+    rows = [(histories[b : b + 1], candidates[b : b + 1]) for b in range(3)]
+    others.append(torch.cat([cached_values(model, *row).values for row in rows]))
+    for other in others:
+        assert (other - together).abs().max() < tolerance
+    assert max((other - together).abs().max() for other in others) > 1e-4  # what float32 keeps to
+    exact = ValueModel(as_deep_as_gemma(), q_token=7, v_token=9).eval()
+    assert (cached_values(exact, histories, candidates).values - together).abs().max() < tolerance
+
+
 def test_the_target_keeps_old_weights_until_it_is_updated(model):
     tree = token_tree([[Segment(HISTORIES[0])]])
     target = TargetWeights(model)
@@ -215,6 +249,16 @@ def test_files_that_are_missing_or_not_safetensors_are_refused(tmp_path):
         load_language_model("nobody/nothing", revision=None, allow_download=False)
     with pytest.raises(ValueError, match=r"cannot be loaded .*check the folder"):
         load_language_model(str(tmp_path), revision=None, allow_download=False)
+
+
+def test_only_what_is_read_is_fetched_by_the_message_and_the_page():
+    """Gemma's repository also has its weights in another format, as large again."""
+    command = fetch_command("google/gemma-2b", None)
+    assert command == "hf download google/gemma-2b --include '*.json' --include '*.safetensors' --include 'tokenizer*'"
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "full_size.md").read_text()
+    assert f"    hf auth login\n    {command}\n" in page
+    with pytest.raises(ValueError, match=r"`hf download no/body --revision a1 --include '\*\.json' .*`hf auth login`"):
+        load_language_model("no/body", revision="a1", allow_download=False)
 
 
 def test_dropout_is_switched_off():

@@ -64,6 +64,19 @@ LAYOUTS = {
     "talk": lambda grid: f"Sure! Here are your prompts:\n\n{LAYOUTS[ASKED](grid)}\n\nShall I write more of them?",
     "list before": lambda grid: f"What I see:\n- dusk wins\n- no people\n\n{LAYOUTS[ASKED](grid)}",
     "carriage returns": lambda grid: LAYOUTS[ASKED](grid).replace("\n", "\r\n"),
+    "HTML breaks": lambda grid: LAYOUTS[ASKED](grid).replace("\n", "<br>"),
+    "HTML breaks with spaces": lambda grid: LAYOUTS["bold"](grid).replace("\n", " <br /> "),
+    "HTML breaks before line ends": lambda grid: LAYOUTS["numbers"](grid).replace("\n", "<br/>\n"),
+    "arrows": _lists(lambda k, t: f"* {t}", lambda j, p: f"\u2192 {p}"),
+    "glued arrows": _lists(lambda k, t: f"**{t}**", lambda j, p: f"\u27a1\ufe0f{p}"),
+    "typed arrows": _lists(lambda k, t: f"{k + 1}. {t}", lambda j, p: f"-> {p}"),
+    "notes in italics": _lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}\n  *Explores {WHY}.*"),
+    "notes in italics beside items": _lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}\n_Explores {WHY}_"),
+    "YAML": _lists(lambda k, t: f"- title: {t}\n  prompts:", lambda j, p: f"    - {p}"),
+    "YAML with quotes": lambda grid: (
+        "categories:\n"
+        + "\n".join(f'  - name: "{t}"\n    candidates:\n' + "\n".join(f'    - "{p}"' for p in ps) for t, ps in grid)
+    ),
     "flat": lambda grid: "\n".join(f"{i + 1}. {p}" for i, p in enumerate(p for _, ps in grid for p in ps)),
     "object": _as_object,
     "fenced object": _fenced(_as_object, "json"),

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pasta_gym.candidates import EditCandidates, word_budget
 from pasta_gym.candidates.llm import LLMCandidates, LLMCandidatesConfig, conversation_texts
 from pasta_gym.candidates.llm_cache import CachedChat
-from pasta_gym.candidates.llm_chat import ChatReply, ChatRequest, Message, Sampling, request_digest
+from pasta_gym.candidates.llm_chat import ChatModelError, ChatReply, ChatRequest, Message, Sampling, request_digest
 from pasta_gym.candidates.llm_fallback import embedded_candidates
 from pasta_gym.candidates.llm_grid import sameness
 from pasta_gym.candidates.llm_prompt import ConversationText, Turn, candidate_messages, quoted
@@ -75,7 +76,7 @@ def test_a_good_reply_becomes_candidates_in_its_order():
     np.testing.assert_array_equal(categories[0], np.repeat(np.arange(5), 5))
     assert isinstance(generator, CandidateGenerator)
     assert generator.stats.as_dict() == {
-        "proposals": 1, "requests": 1, "failed_requests": 0, "unreadable_replies": 0,
+        "proposals": 1, "requests": 1, "failed_requests": 0, "refused_requests": 0, "unreadable_replies": 0,
         "incomplete_proposals": 0, "fallback_prompts": 0, "final_proposals": 0,
     }  # fmt: skip
 
@@ -119,6 +120,33 @@ def test_failure_may_be_an_error_instead():
     generator = made("no", on_failure="raise", n_attempts=2)
     with pytest.raises(RuntimeError, match="25 of 25 candidates are missing after 2 attempts"):
         generator.propose(conversation(generator.prompt_book))
+
+
+def play_on(generator, n):
+    for _ in range(10):
+        generator.propose(conversation(generator.prompt_book, n=n))
+
+
+REFUSED = ChatReply("", error="the server answered 400: unknown field top_k", is_refused=True)
+
+
+@pytest.mark.parametrize(("n", "n_asked"), [(2, 2), (1, 20)])
+def test_a_model_that_refuses_whatever_it_is_asked_is_an_error(n, n_asked):
+    generator = made(REFUSED)
+    said = rf"has refused all {n_asked} requests that .*answered 400: unknown field top_k.*; leave out .*extra_body"
+    with pytest.raises(ChatModelError, match=said):
+        play_on(generator, n)
+    assert len(generator.chat.asked) == generator.stats.refused_requests == n_asked
+
+
+@pytest.mark.parametrize("other", [ChatReply("no list"), ChatReply("", error="the server answered 503")])
+def test_a_model_that_answers_at_times_may_refuse_the_rest(other):
+    generator = made(other, REFUSED, n_attempts=1)
+    generator.propose(conversation(generator.prompt_book, n=2))
+    assert (generator.stats.requests, generator.stats.refused_requests) == (2, 1)
+    again = pytest.raises(ChatModelError, match="all 3 requests") if other.error else contextlib.nullcontext()
+    with again:  # a server that was busy is one that has not answered yet
+        generator.propose(conversation(generator.prompt_book, n=2))
 
 
 def test_nobody_is_asked_after_the_last_turn_unless_told_to():

@@ -62,6 +62,18 @@ def test_a_request_holds_what_was_asked():
     assert chat.identity["server"] == f"{url}/"
 
 
+def test_what_a_model_refuses_can_be_left_out():
+    for sampling, told in (
+        (Sampling(top_p=None), {"temperature": 1.0}),
+        (Sampling(temperature=None), {"top_p": 0.8}),
+        (Sampling(top_p=None, temperature=None), {}),
+    ):
+        with serving(OK) as (record, url), contextlib.closing(OpenAIChat("tiny", base_url=url)) as chat:
+            assert chat.complete([ChatRequest((Message("user", ("a",)),), 1)], sampling) == [REPLY]
+        ((_, _, body),) = record.requests
+        assert {name: value for name, value in body.items() if name in {"top_p", "temperature"}} == told
+
+
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -134,6 +146,7 @@ def test_a_refusal_of_one_request_is_its_own(status):
     assert [reply.text for reply in replies] == [REPLY.text, "", REPLY.text]
     assert f"answered {status}" in replies[1].error
     assert "filtered" in replies[1].error
+    assert [reply.is_refused for reply in replies] == [False, True, False]
     assert len(record.requests) == 3  # the same request would be refused again
 
 

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import pathlib
 import time
 
@@ -117,6 +118,29 @@ def test_a_prompt_over_the_budget_is_cut_at_a_clause_or_dropped():
 def test_wrapped_lines_belong_to_their_item_and_talk_does_not():
     answer = "* Light\n- a fox in\n  deep fog\n- a hare\nThese two are calm."
     assert as_grid(parse(answer, 1, 2, 20)) == [("Light", ["a fox in deep fog", "a hare"])]
+
+
+def test_an_emphasised_prompt_under_its_label_is_no_note():
+    answer = "* Light\n1. **Prompt 1:**\n   *a fox in fog*\n2. **Prompt 2:**\n   *a hare*"
+    assert as_grid(parse(answer, 1, 2, 20)) == [("Light", ["a fox in fog", "a hare"])]
+
+
+def test_a_whole_answer_on_one_line_is_no_prompt():
+    answer = " ".join(f"* {title} - " + " - ".join(prompts) for title, prompts in GRID)
+    parsed = parse(answer, 5, 5, 62)
+    assert parsed.categories == ()
+    assert parsed.problems[0].startswith("several items on one line in 'Warm light - a fox glowing at noon - a fox")
+    assert as_grid(parse("* Light\n- a fox - in ink\n- a hare", 1, 2, 20)) == [("Light", ["a fox - in ink", "a hare"])]
+    flat = json.dumps([f"{p} - in ink - at dawn" for _, prompts in GRID for p in prompts])
+    assert len(parse(flat, 5, 5, 20).categories) == 5
+    assert as_grid(parse('{"Light": ["a fox - in ink - at dawn"]}', 1, 1, 20)) == [
+        ("Light", ["a fox - in ink - at dawn"])
+    ]
+
+
+def test_a_break_in_a_cell_ends_no_row():
+    answer = "| Category | Prompt |\n|---|---|\n| Light | a fox<br>in fog |\n| Place | a hare |"
+    assert as_grid(parse(answer, 2, 1, 20)) == [("Light", ["a fox in fog"]), ("Place", ["a hare"])]
 
 
 def test_a_few_semicolons_make_no_category():
@@ -322,6 +346,9 @@ ENDLESS = (
     "- a, b\n",
     "**a",
     "[",
+    "<br>",
+    "<br> - a",
+    "\n*a*",
     '{"a":[',
     "x",
     "\n",

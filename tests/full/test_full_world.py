@@ -1,10 +1,12 @@
 """A full-size world out of tiny models in their real formats: only the number of weights differs."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import pickle
+import re
 import shutil
 
 import gymnasium as gym
@@ -16,12 +18,16 @@ from omegaconf import OmegaConf
 
 import pasta_gym  # noqa: F401
 from benchmarks.settings import models_digest
+from pasta_gym.candidates.llm import LLMCandidatesConfig
+from pasta_gym.candidates.llm_chat import ChatRequest, Message, Sampling
 from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, full_world_preset
+from pasta_gym.full.world import load_chat
 from pasta_gym.images import CachedImages, DiffusionImages
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
 from pasta_gym.trajectories.storage import read_metadata, read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
+from tests.candidates.server import answer, completion, serving
 from tests.full.tiny_full import write_tiny_world, write_user_model
 from tests.images.tiny_pipelines import quiet
 
@@ -230,3 +236,37 @@ def test_a_full_world_is_a_change_of_the_configuration(name, model, steps):
     assert instantiate(OmegaConf.to_container(composed.data, resolve=True)).environment.images == "diffusion"
     assert mini.env.world == "mini"
     assert mini.images == "surrogate"
+
+
+def test_a_world_may_leave_out_what_its_model_refuses():
+    page = (CONF.parent / "docs" / "full_size.md").read_text()
+    (override,) = re.findall(r"`(\+env\.world\.candidates=[^`]+)`", page)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("run", overrides=["world=sdxl", " ".join(override.split())])
+    world = instantiate(OmegaConf.to_container(composed.env, resolve=True)).world
+    assert world.candidates == LLMCandidatesConfig(sampling=Sampling(top_p=None, temperature=None))
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+@pytest.mark.parametrize(
+    ("override", "sent"),
+    [
+        ([], {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}),
+        (["env.world.chat.server.extra_body=null"], {}),
+        (["env.world.chat.server.extra_body.top_k=0"], {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}),
+    ],
+)
+def test_a_server_is_told_to_filter_by_the_nucleus_alone(name, override, sent):
+    """vLLM fills what is not sent from the model's generation_config.json, which makes Qwen greedy."""
+    pytest.importorskip("openai")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("run", overrides=[f"world={name}", *override])
+    world = instantiate(OmegaConf.to_container(composed.env, resolve=True)).world
+    with serving(answer(completion("- a fox"))) as (record, url):
+        chat = load_chat(dataclasses.replace(world, chat=dataclasses.replace(world.chat, base_url=url), reply_cache=""))
+        with contextlib.closing(chat):
+            chat.complete([ChatRequest((Message("user", ("a",)),), 1)], Sampling())
+    ((_, _, body),) = record.requests
+    filters = {"top_k", "min_p", "repetition_penalty", "extra_body"}
+    assert {field: value for field, value in body.items() if field in filters} == sent
+    assert (body["top_p"], body["temperature"]) == (0.8, 1.0)
