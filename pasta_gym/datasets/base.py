@@ -20,6 +20,10 @@ class BaseDataset:
             labels alone: then pixels are read only by ``Image.read``.
         max_bad_images: The share of bad images, in [0, 1], past which a stream raises.
 
+    Attributes:
+        encoder_sha256: Hash of the weights of the encoder whose embeddings come along with images or prompts; None
+            where none do, or nobody knows.
+
     Raises:
         ValueError: If the share is not in [0, 1].
     """
@@ -27,6 +31,7 @@ class BaseDataset:
     def __init__(self, name: str, *, verify_images: bool, max_bad_images: float) -> None:
         self.name = name
         self.report = LoadReport()
+        self.encoder_sha256: str | None = None
         self._verify_images = verify_images
         self._max_bad_images = require_share(max_bad_images)
 

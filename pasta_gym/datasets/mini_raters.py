@@ -6,30 +6,20 @@ random, so it is read once and kept; labels are streamed. Where the pictures wer
 
 from __future__ import annotations
 
-import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, NoReturn, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NoReturn, cast
 
 from pasta_gym.datasets.base import BaseDataset
+from pasta_gym.datasets.label_folder import Pool, read_label_folder, read_pool
 from pasta_gym.datasets.parquet_rows import parquet_rows
 from pasta_gym.datasets.records import VERDICTS, Comparison, DatasetError, Image, Rating, Session, Turn, Verdict
 from pasta_gym.datasets.rows import Row, shown
 from pasta_gym.mini import grammar
 from pasta_gym.mini.pool_pictures import PoolPictures
-from pasta_gym.mini.rater_data import FORMAT, SATISFACTION_LEVELS
-from pasta_gym.types import FloatArray
-
-_SIZES = ("horizon", "slate_size", "images_per_prompt", "rating_levels")
-_WRITE_AGAIN = "write it with: python -m pasta_gym.mini.rater_data label"
+from pasta_gym.mini.rater_data import SATISFACTION_LEVELS
 
 
 class MiniRaters(BaseDataset):
@@ -56,11 +46,11 @@ class MiniRaters(BaseDataset):
         self.folder = pathlib.Path(folder)
         self.people = f"the mini world's raters in {self.folder.resolve()}"
         """Two worlds number their raters alike."""
-        self._sizes, pool = _read_metadata(self.folder)
-        self._pool_folder = pool
-        self._pool: _Pool | None = None
+        self._labels = read_label_folder(self.folder)
+        self.encoder_sha256 = self._labels.encoder_sha256
+        self._pool: Pool | None = None
         self._pictures = (
-            None if pictures is None else _open_pictures(pathlib.Path(pictures), self._images_per_session())
+            None if pictures is None else _open_pictures(pathlib.Path(pictures), self._labels.images_per_session)
         )
         self._splits = self._read_splits()
 
@@ -101,7 +91,7 @@ class MiniRaters(BaseDataset):
         """
 
         def stream() -> Iterator[Rating]:
-            levels = self._sizes["rating_levels"]
+            levels = self._labels.rating_levels
             for row in self._rows("ratings", ("rater", "session", "prompt", "image", "rating")):
                 value = (row.number_in("rating", 1, levels) - 1) / (levels - 1)
                 session = self._session_index(row)
@@ -128,18 +118,15 @@ class MiniRaters(BaseDataset):
         return self._counted("sessions", stream())
 
     @property
-    def pool(self) -> _Pool:
+    def pool(self) -> Pool:
         """Embeddings of all images and prompts, read on first use.
 
         Raises:
             DatasetError: If a shard is missing or broken.
         """
         if self._pool is None:
-            self._pool = _read_pool(self._pool_folder, self._images_per_session())
+            self._pool = read_pool(self._labels.pool, self._labels.images_per_session)
         return self._pool
-
-    def _images_per_session(self) -> int:
-        return self._sizes["images_per_prompt"] * (1 + self._sizes["horizon"] * self._sizes["slate_size"])
 
     def _rows(self, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
         return parquet_rows(self.folder / f"{table}.parquet", columns)
@@ -162,10 +149,10 @@ class MiniRaters(BaseDataset):
     def _session(self, rows: list[Row]) -> Session:
         first = rows[0]
         turns = [row.integer("turn") for row in rows]
-        if turns != list(range(self._sizes["horizon"])):
-            raise first.error(f"expected turns 0..{self._sizes['horizon'] - 1} in order, got {shown(turns)}", "turn")
+        if turns != list(range(self._labels.horizon)):
+            raise first.error(f"expected turns 0..{self._labels.horizon - 1} in order, got {shown(turns)}", "turn")
         session = self._session_index(first)
-        m = self._sizes["images_per_prompt"]
+        m = self._labels.images_per_prompt
         return Session(
             rater=self._rater(first),
             prompt=_prompt(first),
@@ -175,7 +162,7 @@ class MiniRaters(BaseDataset):
         )
 
     def _turn(self, row: Row, session: int) -> Turn:
-        n_columns, m = self._sizes["slate_size"], self._sizes["images_per_prompt"]
+        n_columns, m = self._labels.slate_size, self._labels.images_per_prompt
         start = m * (1 + row.integer("turn") * n_columns)
         columns = tuple(
             tuple(self._image(row, session, start + column * m + i) for i in range(m)) for column in range(n_columns)
@@ -213,15 +200,7 @@ class MiniRaters(BaseDataset):
         key = f"{session}/{image}"
         if self._pictures is not None:
             return Image(key, partial(_read_picture, self._pictures, session, image))
-        return Image(key, partial(_no_pixels, self._pool_folder, key), self.pool.images[session, image])
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Embeddings of all sessions: ``prompts`` ``(S, d)`` and ``images`` ``(S, n_images, d)``."""
-
-    prompts: FloatArray
-    images: FloatArray
+        return Image(key, partial(_no_pixels, self._labels.pool, key), self.pool.images[session, image])
 
 
 def _no_pixels(pool: pathlib.Path, key: str) -> NoReturn:
@@ -266,68 +245,3 @@ def _satisfaction(level: int) -> float:
     if not 1 <= level <= SATISFACTION_LEVELS:
         raise ValueError(f"a satisfaction must be 1..{SATISFACTION_LEVELS}, got {level}")
     return (level - 1) / (SATISFACTION_LEVELS - 1)
-
-
-def _read_metadata(folder: pathlib.Path) -> tuple[dict[str, int], pathlib.Path]:
-    path = folder / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(metadata, dict):
-            raise ValueError("expected an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"cannot be read ({error}); {_WRITE_AGAIN}", file=path) from error
-    row = Row(str(path), 0, metadata)
-    if (found := row.integer("format")) != FORMAT:
-        raise DatasetError(f"format {found}, this version reads {FORMAT}; {_WRITE_AGAIN}", file=path, column="format")
-    sizes = {name: row.integer(name) for name in _SIZES}
-    for name, size in sizes.items():
-        if not (2 if name == "rating_levels" else 1) <= size <= 1000:
-            raise row.error(f"no such size: {size}; {_WRITE_AGAIN}", name)
-    return sizes, folder / row.text("pool")
-
-
-def _read_pool(folder: pathlib.Path, n_images: int) -> _Pool:
-    try:
-        paths = sorted(folder.glob("shard-*.npz"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot be listed ({error})", file=folder) from error
-    if not paths:
-        raise DatasetError("no shard-*.npz; paint them with: python -m pasta_gym.mini.rater_data paint", file=folder)
-    shards = [_read_shard(path, n_images) for path in paths]
-    numbers = np.concatenate([shard[0] for shard in shards])
-    if not np.array_equal(numbers, np.arange(len(numbers))):
-        raise DatasetError(
-            f"the shards hold {len(numbers)} sessions with gaps or repeats; paint again, which goes on from there",
-            file=folder,
-        )
-    if len({shard[2].shape[-1] for shard in shards}) != 1:
-        raise DatasetError("the shards have embeddings of several sizes; paint the pool again", file=folder)
-    return _Pool(np.concatenate([shard[1] for shard in shards]), np.concatenate([shard[2] for shard in shards]))
-
-
-def _read_shard(path: pathlib.Path, n_images: int) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-    names = ("sessions", "prompt_embeddings", "image_embeddings")
-    try:
-        # Opened here, because NumPy leaves a broken archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
-            sessions, prompts, images = (shard[name] for name in names)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(
-            f"cannot be read ({error}); delete it and paint again, which redoes it alone", file=path
-        ) from error
-    if (
-        sessions.ndim != 1
-        or prompts.ndim != 2
-        or images.shape != (len(sessions), n_images, prompts.shape[-1])
-        or len(prompts) != len(sessions)
-        or not all(np.issubdtype(array.dtype, np.floating) for array in (prompts, images))
-    ):
-        raise DatasetError(
-            f"expected sessions (S,), prompt_embeddings (S, d) and image_embeddings (S, {n_images}, d), got "
-            f"{sessions.shape}, {prompts.shape}, {images.shape}",
-            file=path,
-        )
-    for name, array in (("prompt_embeddings", prompts), ("image_embeddings", images)):
-        if not np.isfinite(array).all():
-            raise DatasetError("holds numbers that are not finite; paint it again", file=path, column=name)
-    return sessions, prompts, images

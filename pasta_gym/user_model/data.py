@@ -5,20 +5,19 @@ The planted truth of synthetic raters is never read here.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.datasets.label_folder import read_label_folder, read_pool
 from pasta_gym.mini.rater_data import SATISFACTION_LEVELS
 from pasta_gym.user_model.label_table import LabelTable
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
-FORMAT = 1
 VERDICTS: dict[object, float] = {"worse": -1.0, "same": 0.0, "better": 1.0, None: np.nan}
 """What ``session_versus_previous`` holds for each answer."""
 
@@ -66,6 +65,7 @@ class PreferenceData:
         session_versus_previous: ``(S, H)`` the slate against the one before, -1 worse, 0 the same, 1 better, NaN where
             nobody was asked, as at the first turn; None if no session has any.
         sources: The datasets that ``gather`` read; empty if the raters are not told apart by them.
+        encoder_sha256: Hash of the weights of the encoder of both tables; None where nobody knows.
     """
 
     prompt_embeddings: FloatArray
@@ -89,6 +89,7 @@ class PreferenceData:
     session_satisfactions: FloatArray | None = None
     session_versus_previous: FloatArray | None = None
     sources: tuple[Source, ...] = ()
+    encoder_sha256: str | None = None
 
     @property
     def n_raters(self) -> int:
@@ -162,29 +163,16 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
                 "Write it with: python -m pasta_gym.mini.rater_data label"
             ) from error
 
-    try:
-        metadata = json.loads((root / "metadata.json").read_text())
-        pool_folder = root / metadata["pool"]
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"format {metadata['format']}, this version reads {FORMAT}")
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"cannot read {root / 'metadata.json'} ({error}); expected the folder of one world's labels, "
-            "as python -m pasta_gym.mini.rater_data label writes it"
-        ) from error
-    prompts, images = read_pool_embeddings(pool_folder)
+    sizes = read_label_folder(root)
+    pool = read_pool(sizes.pool, sizes.images_per_session)
+    prompts, images = pool.prompts.astype(np.float32), pool.images
     raters = table("raters", ("rater", "split"))
     pairs = table("pairs", ("rater", "session", "first", "second", "label"))
     ratings = table("ratings", ("rater", "session", "image", "rating"))
     rankings = table("rankings", ("rater", "session", "images"))
     turns = table("turns", ("rater", "session", "turn", "choice", "column_satisfaction", "than_before"))
     n_images, n_sessions, n_raters = images.shape[1], len(prompts), len(raters.columns["rater"])
-    m, slate, horizon = (int(metadata[name]) for name in ("images_per_prompt", "slate_size", "horizon"))
-    if m * (1 + horizon * slate) > n_images:
-        raise ValueError(
-            f"{root / 'metadata.json'} says {horizon} turns of {slate} columns of {m} images and {m} initial ones, and "
-            f"a session of {pool_folder} has {n_images} images; name the pool that the labels are of"
-        )
+    m, slate, horizon = sizes.images_per_prompt, sizes.slate_size, sizes.horizon
 
     def flat(session: IntArray, image: IntArray) -> IntArray:
         rows: IntArray = session * n_images + image
@@ -221,7 +209,7 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     versus_previous = np.full(chosen.shape, np.nan)
     said = turns.columns["than_before"].tolist()
     versus_previous[session_ids, turn_ids] = [_verdict(verdict, root) for verdict in said]
-    rating_levels = int(metadata["rating_levels"])
+    rating_levels = sizes.rating_levels
     kept = np.flatnonzero(choosers >= 0)
     layout = m + np.arange(horizon * slate * m).reshape(horizon, slate, m)
     return PreferenceData(
@@ -245,6 +233,7 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         session_choices=chosen[kept],
         session_satisfactions=satisfactions[kept],
         session_versus_previous=versus_previous[kept],
+        encoder_sha256=sizes.encoder_sha256,
     )
 
 
@@ -262,31 +251,3 @@ def _verdict(said: object, folder: pathlib.Path) -> float:
         known = ", ".join(str(verdict) for verdict in VERDICTS if verdict)
         raise ValueError(f"than_before in {folder / 'turns.parquet'} must be one of {known} or empty, got {said!r}")
     return VERDICTS[said]
-
-
-def read_pool_embeddings(folder: pathlib.Path) -> tuple[FloatArray, FloatArray]:
-    """Read the embeddings of all sessions of a pool, in the order of their ids.
-
-    Args:
-        folder: Folder of ``shard-*.npz``.
-
-    Returns:
-        Prompt embeddings ``(S, d)`` float32 and image embeddings ``(S, n_images, d)`` float16.
-
-    Raises:
-        ValueError: If there is no shard or one is broken.
-    """
-    prompts, images = [], []
-    paths = sorted(folder.glob("shard-*.npz"))
-    if not paths:
-        raise ValueError(f"no shard-*.npz in {folder}; paint one with: python -m pasta_gym.mini.rater_data paint")
-    for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as shard:
-                prompts.append(shard["prompt_embeddings"].astype(np.float32))
-                images.append(shard["image_embeddings"])
-        except (OSError, KeyError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"cannot read {path} ({error}); delete it and paint again, which redoes it alone"
-            ) from error
-    return np.concatenate(prompts), np.concatenate(images)

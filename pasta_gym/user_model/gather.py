@@ -29,6 +29,7 @@ from pasta_gym.encoders.embedding_cache import EmbeddingCache, Encoder
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
 from pasta_gym.user_model.embedding_table import NO_ROW, EmbeddingTable, Item
+from pasta_gym.user_model.encoder_identity import require_given_embeddings
 from pasta_gym.user_model.label_columns import LabelColumns
 from pasta_gym.user_model.originals import Originals
 from pasta_gym.user_model.pins import Pins
@@ -97,7 +98,8 @@ def gather(
 
     Args:
         datasets: One or several; raters of two datasets are different people, and their images different images.
-        encoder: Embeds what comes without an embedding. Embeddings that come with records must be of the same one.
+        encoder: Embeds what comes without an embedding. Embeddings that come with records must be of the same one, as
+            far as the dataset's ``encoder_sha256`` says whose they are.
         cache_folder: Where embeddings are kept, in ``images`` and ``texts``, for this run and later ones.
         splits: How raters are split; a dataset with a method ``rater_split(rater)`` decides itself.
         as_split: Datasets all of whose raters are of one split, by name: ``{"hpdv2_test": "test"}``. They are read
@@ -115,8 +117,8 @@ def gather(
 
     Raises:
         DatasetError: If a dataset is broken, or has more bad images than allowed.
-        ValueError: If embeddings do not fit each other, slates differ in size, two datasets have one name, a split or
-            a dataset of ``as_split`` is unknown, or there is no encoder for what needs one.
+        ValueError: If embeddings do not fit each other or are of two encoders, slates differ in size, two datasets have
+            one name, a split or a dataset of ``as_split`` is unknown, or there is no encoder for what needs one.
     """
     several = [datasets] if isinstance(datasets, PreferenceDataset) else list(datasets)
     names = Counter(dataset.name for dataset in several)
@@ -137,7 +139,7 @@ def gather(
     pins = Pins(as_split or {}, several, prompts_too=rule.by == "both")
     gathered = _Gatherer(encoder, cache_folder, rule, pins, max_bad_images, originals)
     for dataset in pins.in_order(several):
-        gathered.start(dataset)
+        gathered.start(dataset)  # refuses another encoder's embeddings before anything is read
         with tqdm(disable=not progress, desc=f"gathering {dataset.name}", unit=" records", mininterval=1) as bar:
             gathered.take(islice(dataset.comparisons(), max_comparisons), gathered.add_comparison, bar)
             gathered.take(islice(dataset.ratings(), max_ratings), gathered.add_rating, bar)
@@ -189,10 +191,14 @@ class _Gatherer:
         self._dataset: PreferenceDataset | None = None
         self._firsts: list[tuple[PreferenceDataset, int]] = []  # each dataset with the number of its first rater
         self._report, self._people = LoadReport(), ""
+        self._encoder_sha256: str | None = None if encoder is None else encoder.identity.get("weights_sha256")
 
     def start(self, dataset: PreferenceDataset) -> None:
         """Take records from another dataset from here on."""
         self._dataset, self._report, self._people = dataset, dataset.report, people_of(dataset)
+        theirs: str | None = getattr(dataset, "encoder_sha256", None)
+        require_given_embeddings(dataset.name, theirs, self._encoder_sha256)
+        self._encoder_sha256 = self._encoder_sha256 or theirs
         self._firsts.append((dataset, len(self._rater_splits)))
         self._seen = self._bad = 0
         self._first: list[str] = []
@@ -277,7 +283,7 @@ class _Gatherer:
             Source(dataset.name, people_of(dataset), np.arange(first, end, dtype=np.int64))
             for (dataset, first), end in zip(self._firsts, ends, strict=True)
         ]
-        return replace(data, sources=tuple(sources))
+        return replace(data, sources=tuple(sources), encoder_sha256=self._encoder_sha256)
 
     @property
     def _name(self) -> str:

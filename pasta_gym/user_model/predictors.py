@@ -15,6 +15,7 @@ import numpy as np
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.encoder_identity import require_encoder_of_data
 from pasta_gym.user_model.metrics import log_sigmoid
 from pasta_gym.user_model.user_model import UserModel
 
@@ -51,9 +52,13 @@ class ModelPredictor:
     Args:
         model: The user model.
         data: The dataset whose rows are asked for.
+
+    Raises:
+        ValueError: If the user model reads another encoder's embeddings than the dataset's.
     """
 
     def __init__(self, model: UserModel, data: PreferenceData) -> None:
+        require_encoder_of_data(model.metadata, data.encoder_sha256)
         self.model = model
         self.prior: FloatArray = model.prior
         self.comparison_temperature = model.comparison_temperature

@@ -168,8 +168,9 @@ def test_what_makes_no_sense_names_file_row_and_column(tmp_path, table, row, cha
     ("metadata", "message"),
     [
         ({"format": 2}, "format 2, this version reads 1"),
-        ({"horizon": 0}, "no such size: 0"),
-        ({"rating_levels": 1}, "no such size: 1"),
+        ({"horizon": 0}, "column horizon: expected a whole number from 1 to 1000, got 0"),
+        ({"rating_levels": 1}, "column rating_levels: expected a whole number from 2 to 1000, got 1"),
+        ({"encoder_sha256": 7}, "column encoder_sha256: expected text, got 7"),
         ({"slate_size": "two"}, "whole number, got 'two'"),
         ({"pool": None}, "expected text, got nothing"),
         ({"horizon": 3}, r"image_embeddings \(S, 14, d\), got \(2,\), \(2, 4\), \(2, 10, 4\)"),

@@ -72,7 +72,7 @@ def test_sessions_larger_than_the_pools_are_refused(labels, tmp_path):
     folder = shutil.copytree(labels, tmp_path / "labels")
     metadata = json.loads((folder / "metadata.json").read_text())
     (folder / "metadata.json").write_text(json.dumps(metadata | {"horizon": 6}))
-    with pytest.raises(ValueError, match=r"6 turns of 4 columns of 4 images .* has 84 images; name the pool"):
+    with pytest.raises(DatasetError, match=r"image_embeddings \(S, 100, d\), got .*, 84, 64\); name the pool that"):
         load_preferences(folder)
 
 
