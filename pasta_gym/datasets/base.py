@@ -15,7 +15,7 @@ class BaseDataset:
     """A dataset without records. Loaders override the streams that they have.
 
     Args:
-        name: Short name; raters of two datasets are told apart by it.
+        name: Short name; images of two datasets are told apart by it.
         verify_images: Whether every image is read and decoded before its record is yielded. Turn it off to stream
             labels alone: then pixels are read only by ``Image.read``.
         max_bad_images: The share of bad images, in [0, 1], past which a stream raises.

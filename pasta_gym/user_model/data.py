@@ -29,7 +29,8 @@ class Source:
     Attributes:
         name: The dataset's name.
         people: The same for datasets of the same people, as the files of one publication are.
-        raters: ``(n,)`` its raters, in no other source.
+        raters: ``(n,)`` whose labels it has, in order. A person of two datasets of the same people is in both, with
+            what was said in either.
     """
 
     name: str
@@ -64,7 +65,7 @@ class PreferenceData:
             asked; None if no session has any.
         session_versus_previous: ``(S, H)`` the slate against the one before, -1 worse, 0 the same, 1 better, NaN where
             nobody was asked, as at the first turn; None if no session has any.
-        sources: The datasets that ``gather`` read; empty if the raters are not told apart by them.
+        sources: The datasets that ``gather`` read; empty if nobody says where raters come from.
         encoder_sha256: Hash of the weights of the encoder of both tables; None where nobody knows.
     """
 

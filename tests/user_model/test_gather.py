@@ -271,9 +271,10 @@ def test_a_broken_download_stops_early(tmp_path):
         gather(dataset, Encoder(), tmp_path)
 
 
-def test_datasets_are_kept_apart(tmp_path):
+def test_datasets_of_different_people_are_kept_apart(tmp_path):
     one = Records(compare((1, 2), (1, 2)), name="one")
     other = Records(compare((1, 2), (2, 1)), Rating("ann", "cat", image(9), 1.0), name="other")
+    other.people = "other people"
     data = gather([one, other], Encoder(), tmp_path)
     assert data.pair_raters.tolist() == [0, 1]
     assert data.rating_raters.tolist() == [1]
