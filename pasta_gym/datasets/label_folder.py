@@ -6,6 +6,7 @@ import json
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasta_gym.datasets.records import DatasetError
-from pasta_gym.datasets.rows import Row
+from pasta_gym.datasets.rows import Row, shown
 from pasta_gym.mini.rater_data import FORMAT
 from pasta_gym.mini.rater_sessions import ENCODER
 from pasta_gym.types import FloatArray
 
 WRITE_AGAIN = "write it with: python -m pasta_gym.mini.rater_data label"
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "raters": ("rater", "split"),
+    "pairs": ("rater", "session", "prompt", "first", "second", "label"),
+    "ratings": ("rater", "session", "prompt", "image", "rating"),
+    "rankings": ("rater", "session", "prompt", "images"),
+    "turns": (
+        *("rater", "session", "turn", "prompt", "slate", "choice"),
+        *("column_satisfaction", "turn_satisfaction", "than_before", "critique"),
+    ),
+}
+"""What each table must have, whoever reads it and whatever of it."""
+
+NO_CHOICE = -1
 _LARGEST_SIZE = 1000
 
 
@@ -89,6 +103,37 @@ def read_label_folder(folder: pathlib.Path) -> LabelFolder:
         size("rating_levels", least=2),
         None if row.missing(ENCODER) else row.text(ENCODER),
     )
+
+
+def wrong_turn(turns: Sequence[int], horizon: int) -> tuple[int, str] | None:
+    """Find what is wrong with the turns of a session in the order of its rows, which stand together.
+
+    A session has all its turns: what somebody did not choose is ``NO_CHOICE``, and a row that is missing was lost.
+
+    Returns:
+        Which of the rows, and the problem; None if the turns are 0 to H - 1 in order.
+    """
+    expected = list(range(horizon))
+    if list(turns) == expected:
+        return None
+    wrong = [at for at, (turn, right) in enumerate(zip(turns, expected, strict=False)) if turn != right]
+    at = wrong[0] if wrong else min(len(turns), horizon) - 1
+    return at, f"expected turns 0..{horizon - 1} in order, got {shown(list(turns))}"
+
+
+def scattered(session: int) -> str:
+    """Say that rows of a session stand apart."""
+    return f"session {session} is here again, after others; sort the table by session and turn"
+
+
+def of_another(session: int, rater: int) -> str:
+    """Say that the rows of a session name two raters."""
+    return f"session {session} is of rater {rater} in another row"
+
+
+def second_time(rater: int) -> str:
+    """Say that a rater is listed twice."""
+    return f"rater {rater} is here a second time"
 
 
 def read_pool(folder: pathlib.Path, n_images: int) -> Pool:

@@ -13,7 +13,17 @@ from itertools import groupby
 from typing import NoReturn, cast
 
 from pasta_gym.datasets.base import BaseDataset
-from pasta_gym.datasets.label_folder import Pool, read_label_folder, read_pool
+from pasta_gym.datasets.label_folder import (
+    COLUMNS,
+    NO_CHOICE,
+    Pool,
+    of_another,
+    read_label_folder,
+    read_pool,
+    scattered,
+    second_time,
+    wrong_turn,
+)
 from pasta_gym.datasets.parquet_rows import parquet_rows
 from pasta_gym.datasets.records import VERDICTS, Comparison, DatasetError, Image, Rating, Session, Turn, Verdict
 from pasta_gym.datasets.rows import Row, shown
@@ -72,12 +82,12 @@ class MiniRaters(BaseDataset):
         """
 
         def stream() -> Iterator[Comparison]:
-            for row in self._rows("pairs", ("rater", "session", "prompt", "first", "second", "label")):
+            for row in self._rows("pairs"):
                 label = row.number_in("label", 0.0, 1.0)
                 if label not in (0.0, 0.5, 1.0):
                     raise row.error(f"expected 1, 0.5 or 0, got {label}", "label")
                 yield self._comparison(row, [row.integer("first"), row.integer("second")], (1.0 - label, label))
-            for row in self._rows("rankings", ("rater", "session", "prompt", "images")):
+            for row in self._rows("rankings"):
                 images = row.integers("images")
                 yield self._comparison(row, images, tuple(float(rank) for rank in range(len(images))))
 
@@ -92,7 +102,7 @@ class MiniRaters(BaseDataset):
 
         def stream() -> Iterator[Rating]:
             levels = self._labels.rating_levels
-            for row in self._rows("ratings", ("rater", "session", "prompt", "image", "rating")):
+            for row in self._rows("ratings"):
                 value = (row.number_in("rating", 1, levels) - 1) / (levels - 1)
                 session = self._session_index(row)
                 image = self._image(row, session, row.integer("image"))
@@ -106,14 +116,15 @@ class MiniRaters(BaseDataset):
         Raises:
             DatasetError: If a file is broken, a value makes no sense, or a session's turns are not in order.
         """
-        columns = (
-            *("rater", "session", "turn", "prompt", "slate", "choice"),
-            *("column_satisfaction", "turn_satisfaction", "than_before", "critique"),
-        )
 
         def stream() -> Iterator[Session]:
-            for _, rows in groupby(self._rows("turns", columns), key=self._session_index):
-                yield self._session(list(rows))
+            seen: set[int] = set()
+            for session, group in groupby(self._rows("turns"), key=self._session_index):
+                rows = list(group)
+                if session in seen:
+                    raise rows[0].error(scattered(session), "session")
+                seen.add(session)
+                yield self._session(rows, session)
 
         return self._counted("sessions", stream())
 
@@ -128,16 +139,24 @@ class MiniRaters(BaseDataset):
             self._pool = read_pool(self._labels.pool, self._labels.images_per_session)
         return self._pool
 
-    def _rows(self, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
-        return parquet_rows(self.folder / f"{table}.parquet", columns)
+    def _rows(self, table: str) -> Iterator[Row]:
+        return parquet_rows(self.folder / f"{table}.parquet", COLUMNS[table])
 
     def _read_splits(self) -> dict[str, str]:
         splits: dict[str, str] = {}
-        for row in self._rows("raters", ("rater", "split")):
+        numbered: dict[int, Row] = {}
+        for row in self._rows("raters"):
             split = row.text("split")
             if split not in grammar.SPLITS:
                 raise row.error(f"expected one of {', '.join(grammar.SPLITS)}, got {shown(split)}", "split")
-            splits[str(row.integer("rater"))] = split
+            rater = row.integer("rater")
+            if str(rater) in splits:
+                raise row.error(second_time(rater), "rater")
+            splits[str(rater)] = split
+            numbered[rater] = row
+        for rater, row in numbered.items():
+            if not 0 <= rater < len(splits):
+                raise row.error(f"expected a whole number from 0 to {len(splits) - 1}, got {rater}", "rater")
         return splits
 
     def _comparison(self, row: Row, images: list[int], ranks: tuple[float, ...]) -> Comparison:
@@ -146,12 +165,13 @@ class MiniRaters(BaseDataset):
         with row.blamed():
             return Comparison(self._rater(row), _prompt(row), pictures, ranks, self.pool.prompts[session])
 
-    def _session(self, rows: list[Row]) -> Session:
+    def _session(self, rows: list[Row], session: int) -> Session:
         first = rows[0]
-        turns = [row.integer("turn") for row in rows]
-        if turns != list(range(self._labels.horizon)):
-            raise first.error(f"expected turns 0..{self._labels.horizon - 1} in order, got {shown(turns)}", "turn")
-        session = self._session_index(first)
+        if wrong := wrong_turn([row.integer("turn") for row in rows], self._labels.horizon):
+            raise rows[wrong[0]].error(wrong[1], "turn")
+        for row in rows[1:]:
+            if row.integer("rater") != first.integer("rater"):
+                raise row.error(of_another(session, first.integer("rater")), "rater")
         m = self._labels.images_per_prompt
         return Session(
             rater=self._rater(first),
@@ -170,13 +190,16 @@ class MiniRaters(BaseDataset):
         verdict = row.values["than_before"]
         if verdict is not None and verdict not in VERDICTS:
             raise row.error(f"expected one of {', '.join(VERDICTS)} or nothing, got {shown(verdict)}", "than_before")
+        choice = row.integer("choice")
+        if not NO_CHOICE <= choice < n_columns:
+            raise row.error(f"expected a whole number from {NO_CHOICE} to {n_columns - 1}, got {choice}", "choice")
         with row.blamed():
             return Turn(
                 images=columns,
-                choice=row.integer("choice"),
+                choice=None if choice == NO_CHOICE else choice,
                 prompts=tuple(_prompt_text(row, prompt, "slate") for prompt in row.integers("slate")),
-                satisfactions=tuple(_satisfaction(value) for value in row.integers("column_satisfaction")),
-                satisfaction=_satisfaction(row.integer("turn_satisfaction")),
+                satisfactions=_satisfactions(row, n_columns),
+                satisfaction=_satisfaction(row, "turn_satisfaction"),
                 versus_previous=cast("Verdict | None", verdict),
                 critique=None if row.values["critique"] is None else row.text("critique"),
             )
@@ -241,7 +264,21 @@ def _prompt_text(row: Row, prompt: int, column: str) -> str:
         return grammar.prompt_text(prompt)
 
 
-def _satisfaction(level: int) -> float:
+def _satisfactions(row: Row, n_columns: int) -> tuple[float | None, ...] | None:
+    name = "column_satisfaction"
+    if row.missing(name):
+        return None
+    levels = row.items(name)
+    if len(levels) != n_columns:
+        raise row.error(f"expected one for each of {n_columns} columns, got {len(levels)}", name)
+    return tuple(_satisfaction(Row(row.file, row.number, {name: level}), name) for level in levels)
+
+
+def _satisfaction(row: Row, column: str) -> float | None:
+    """Read a satisfaction in [0, 1], None where nobody was asked."""
+    if row.missing(column):
+        return None
+    level = row.integer(column)
     if not 1 <= level <= SATISFACTION_LEVELS:
-        raise ValueError(f"a satisfaction must be 1..{SATISFACTION_LEVELS}, got {level}")
+        raise row.error(f"expected a whole number from 1 to {SATISFACTION_LEVELS}, got {level}", column)
     return (level - 1) / (SATISFACTION_LEVELS - 1)

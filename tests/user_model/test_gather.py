@@ -511,5 +511,5 @@ def test_an_unknown_verdict_is_named(few_labels, tmp_path):
     turns = pq.read_table(folder / "turns.parquet").to_pydict()
     turns["than_before"][3] = "nicer"
     pq.write_table(pa.table(turns), folder / "turns.parquet")
-    with pytest.raises(ValueError, match=r"turns\.parquet must be one of worse, same, better or empty, got 'nicer'"):
+    with pytest.raises(ValueError, match=r"turns\.parquet, row 3, column than_before: expected one of .* got 'nicer'"):
         load_preferences(folder)
