@@ -208,7 +208,7 @@ def phase_key(data: PreferenceData, *settings: Any) -> str:
     for field in dataclasses.fields(data):
         array = getattr(data, field.name)
         # Which dataset somebody came from changes no fit, and of the embeddings their numbers count, not their name.
-        if array is None or field.name in ("sources", "encoder_sha256"):
+        if array is None or field.name in ("sources", "encoder_sha256", "images_sha256"):
             continue
         found.update(f"{field.name} {array.shape} {array.dtype}".encode())
         if field.name.endswith("_embeddings"):

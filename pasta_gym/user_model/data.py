@@ -5,6 +5,7 @@ The planted truth of synthetic raters is never read here.
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 from dataclasses import dataclass
 
@@ -76,6 +77,7 @@ class PreferenceData:
             nobody was asked, as at the first turn; None if no session has any.
         sources: The datasets that ``gather`` read; empty if nobody says where raters come from.
         encoder_sha256: Hash of the weights of the encoder of both tables; None where nobody knows.
+        images_sha256: Hash of which image is in which row; None where nobody knows.
     """
 
     prompt_embeddings: FloatArray
@@ -100,6 +102,7 @@ class PreferenceData:
     session_versus_previous: FloatArray | None = None
     sources: tuple[Source, ...] = ()
     encoder_sha256: str | None = None
+    images_sha256: str | None = None
 
     @property
     def n_raters(self) -> int:
@@ -211,6 +214,8 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         session_satisfactions=((levels - 1.0) / (SATISFACTION_LEVELS - 1)).reshape(-1, horizon, slate),
         session_versus_previous=np.array([VERDICTS[said] for said in (*_ANSWERS, None)])[answers].reshape(-1, horizon),
         encoder_sha256=sizes.encoder_sha256,
+        # Sessions and images are in order, so the pool's embeddings tell all.
+        images_sha256=hashlib.sha256(f"pool {images.shape} ".encode() + images.tobytes()).hexdigest(),
     )
 
 

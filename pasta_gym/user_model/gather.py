@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pathlib
 from array import array
@@ -167,6 +168,8 @@ class _Gatherer:
         self._pins = pins
         self._max_bad_images = max_bad_images
         self._encoder = encoder
+        self._originals = originals
+        self._images_sha256 = hashlib.sha256()
         self._image_cache = self._text_cache = None
         dim = None
         if encoder is not None and cache_folder is not None:
@@ -178,7 +181,7 @@ class _Gatherer:
             "image",
             self._embed_images if encoder else None,
             dim,
-            originals.add_image if originals is not None else None,
+            self._image_row,
         )
         self._prompts = EmbeddingTable[str](
             "prompt",
@@ -283,7 +286,12 @@ class _Gatherer:
             Source(dataset.name, people_of(dataset), np.array(sorted(raters), dtype=np.int64))
             for dataset, raters in self._raters_of
         ]
-        return replace(data, sources=tuple(sources), encoder_sha256=self._encoder_sha256)
+        return replace(
+            data,
+            sources=tuple(sources),
+            encoder_sha256=self._encoder_sha256,
+            images_sha256=self._images_sha256.hexdigest(),
+        )
 
     @property
     def _name(self) -> str:
@@ -362,6 +370,12 @@ class _Gatherer:
         self._seen += len(items)
         self._report.images += len(items)
         return rows
+
+    def _image_row(self, row: int, item: ImageItem) -> None:
+        """Note which image the next row is of."""
+        self._images_sha256.update(f"{item.name!r}\n".encode(errors="surrogatepass"))
+        if self._originals is not None:
+            self._originals.add_image(row, item)
 
     def _content(self, image: Image) -> bytes | DatasetError | None:
         if image.embedding is not None or self._encoder is None:

@@ -271,6 +271,16 @@ def test_a_broken_download_stops_early(tmp_path):
         gather(dataset, Encoder(), tmp_path)
 
 
+def test_the_order_of_images_has_a_name(tmp_path):
+    a, b = Records(compare((0, 1), (1, 2)), name="a"), Records(compare((0, 1), (3, 4), "bob"), name="b")
+    plain, again, put = (
+        gather([a, b], Encoder(), tmp_path, as_split=given) for given in (None, {"a": "train"}, {"b": "test"})
+    )
+    assert len({len(data.image_embeddings) for data in (plain, again, put)}) == 1
+    assert plain.images_sha256 == again.images_sha256
+    assert plain.images_sha256 != put.images_sha256  # held-out datasets are read first
+
+
 def test_datasets_of_different_people_are_kept_apart(tmp_path):
     one = Records(compare((1, 2), (1, 2)), name="one")
     other = Records(compare((1, 2), (2, 1)), Rating("ann", "cat", image(9), 1.0), name="other")
