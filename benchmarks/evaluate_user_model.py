@@ -63,7 +63,7 @@ def score_all(
     Args:
         models: Folders of user models.
         folders: A dataset for each model.
-        tables: Scores computed beforehand, ``.npy`` of one number an image, by name.
+        tables: Scores computed beforehand, ``.npy`` of one number an image in the pool's order, by name.
         n_draws: Draws of the ceiling; 0 leaves it out.
         baselines: Folders of user models of one type; ``one_type`` inside each model's by default.
         pictures: Pictures of the datasets' pool, for user models with an encoder of their own.
@@ -111,7 +111,7 @@ def _without_types(raters: Raters, tables: Mapping[str, pathlib.Path], n_draws: 
     found = {UNIFORM: score_uniform(raters)}
     found[CLIP] = score_predictor(calibrated(clip_score(raters.data), raters.data), raters)
     for name, path in tables.items():
-        table = read_scores(path, len(raters.data.image_embeddings))
+        table = read_scores(path, len(raters.data.image_embeddings), raters.data.images_sha256)
         found[name] = score_predictor(calibrated(table_score(table), raters.data), raters)
     if raters.is_planted and n_draws:
         found[CEILING] = score_ceiling(raters, n_draws=n_draws)

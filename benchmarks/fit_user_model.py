@@ -201,7 +201,8 @@ def make_baselines(data: PreferenceData, tables: dict[str, str]) -> dict[str, Sc
         ValueError: If a file is missing, broken, or of other images.
     """
     scores = {CLIP_SCORE: clip_score(data)}
-    scores |= {name: table_score(read_scores(path, len(data.image_embeddings))) for name, path in tables.items()}
+    n_images, images = len(data.image_embeddings), data.images_sha256
+    scores |= {name: table_score(read_scores(path, n_images, images)) for name, path in tables.items()}
     return {name: calibrated(score, data) for name, score in scores.items()}
 
 

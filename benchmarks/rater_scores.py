@@ -104,7 +104,8 @@ def seen_through(raters: Raters, encoder: ClipEncoder, pictures: PoolPictures) -
     prompts = encoder.encode_texts(grammar.prompt_texts(pool.initial_prompts))
 
     def through(labels: PreferenceData) -> PreferenceData:
-        return dataclasses.replace(labels, image_embeddings=images, prompt_embeddings=prompts)
+        own = str(encoder.identity["weights_sha256"])
+        return dataclasses.replace(labels, image_embeddings=images, prompt_embeddings=prompts, encoder_sha256=own)
 
     lists = None if raters.lists is None else through(raters.lists)
     return dataclasses.replace(raters, data=through(data), lists=lists)

@@ -3,13 +3,16 @@
 python -m benchmarks.score_images --scorer pickscore --folder PICKSCORE --out pickscore.npy data=preferences/pickapic
 python -m benchmarks.fit_user_model data=preferences/pickapic user_model.phase2=false +scores.pickscore=pickscore.npy
 
-The dataset is named as for the fit, with the same limits and splits, so that images have the same rows. Pictures are
+The dataset is named as for the fit, with the same limits and splits, so that images have the same rows; a file beside
+the scores, pickscore.npy.json, says which, and scores of other rows are refused. Pictures are
 read in full: one that comes as an embedding alone, as the mini world's do, cannot be scored.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import logging
 import math
 import pathlib
@@ -34,6 +37,7 @@ from pasta_gym.encoders.clip_encoder import decode
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.originals import Originals
+from pasta_gym.user_model.predictors import scored_path, scored_record
 from pasta_gym.user_model.scorers import SCORERS, Scorer, make_scorer
 
 logger = logging.getLogger(__name__)
@@ -98,7 +102,7 @@ def score_pictures(scorer: Scorer, originals: Originals, prompts: IntArray, *, p
     return table
 
 
-def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
+def score_dataset(settings: FitSettings, scorer: Scorer) -> tuple[FloatArray, str | None]:
     """Gather a dataset with its pictures and score them.
 
     Args:
@@ -106,7 +110,7 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
         scorer: The scorer.
 
     Returns:
-        ``(I,)``, NaN for images that no label is about.
+        ``(I,)``, NaN for images that no label is about; and the hash of which image is in which row.
 
     Raises:
         ValueError: If data are at fault or have no pictures, or a score is not finite.
@@ -119,7 +123,7 @@ def score_dataset(settings: FitSettings, scorer: Scorer) -> FloatArray:
     prompts, n_repeated = prompts_of_images(data)
     if n_repeated:
         logger.warning("%d images were judged for several prompts and are scored for the first", n_repeated)
-    return score_pictures(scorer, originals, prompts, progress=True)
+    return score_pictures(scorer, originals, prompts, progress=True), data.images_sha256
 
 
 def fit_command(settings: FitSettings, overrides: Sequence[str], row: str) -> str:
@@ -156,13 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         settings = read_settings(compose("fit_user_model", options.overrides))
     scorer = make_scorer(options.scorer, options.folder)
-    table = score_dataset(settings, scorer)
-
-    def write(partial: pathlib.Path) -> None:
-        with partial.open("wb") as file:
-            np.save(file, table, allow_pickle=False)
-
-    write_atomically(options.out, write)
+    table, images = score_dataset(settings, scorer)
+    content = io.BytesIO()
+    np.save(content, table, allow_pickle=False)
+    record = json.dumps({"scorer": scorer.name, **scored_record(images, content.getvalue())}, indent=2) + "\n"
+    # If this is killed between the two, they do not fit each other and are refused.
+    write_atomically(scored_path(options.out), lambda partial: partial.write_text(record))
+    write_atomically(options.out, lambda partial: partial.write_bytes(content.getvalue()))
     kept = table[np.isfinite(table)]
     row = f"+scores.{options.scorer.replace('.', '_')}={options.out}"
     print(  # noqa: T201

@@ -15,10 +15,14 @@ class BaseDataset:
     """A dataset without records. Loaders override the streams that they have.
 
     Args:
-        name: Short name; raters of two datasets are told apart by it.
+        name: Short name; images of two datasets are told apart by it.
         verify_images: Whether every image is read and decoded before its record is yielded. Turn it off to stream
             labels alone: then pixels are read only by ``Image.read``.
         max_bad_images: The share of bad images, in [0, 1], past which a stream raises.
+
+    Attributes:
+        encoder_sha256: Hash of the weights of the encoder whose embeddings come along with images or prompts; None
+            where none do, or nobody knows.
 
     Raises:
         ValueError: If the share is not in [0, 1].
@@ -27,6 +31,7 @@ class BaseDataset:
     def __init__(self, name: str, *, verify_images: bool, max_bad_images: float) -> None:
         self.name = name
         self.report = LoadReport()
+        self.encoder_sha256: str | None = None
         self._verify_images = verify_images
         self._max_bad_images = require_share(max_bad_images)
 

@@ -6,30 +6,30 @@ random, so it is read once and kept; labels are streamed. Where the pictures wer
 
 from __future__ import annotations
 
-import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, NoReturn, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NoReturn, cast
 
 from pasta_gym.datasets.base import BaseDataset
+from pasta_gym.datasets.label_folder import (
+    COLUMNS,
+    NO_CHOICE,
+    Pool,
+    of_another,
+    read_label_folder,
+    read_pool,
+    scattered,
+    second_time,
+    wrong_turn,
+)
 from pasta_gym.datasets.parquet_rows import parquet_rows
 from pasta_gym.datasets.records import VERDICTS, Comparison, DatasetError, Image, Rating, Session, Turn, Verdict
 from pasta_gym.datasets.rows import Row, shown
 from pasta_gym.mini import grammar
 from pasta_gym.mini.pool_pictures import PoolPictures
-from pasta_gym.mini.rater_data import FORMAT, SATISFACTION_LEVELS
-from pasta_gym.types import FloatArray
-
-_SIZES = ("horizon", "slate_size", "images_per_prompt", "rating_levels")
-_WRITE_AGAIN = "write it with: python -m pasta_gym.mini.rater_data label"
+from pasta_gym.mini.rater_data import SATISFACTION_LEVELS
 
 
 class MiniRaters(BaseDataset):
@@ -56,11 +56,11 @@ class MiniRaters(BaseDataset):
         self.folder = pathlib.Path(folder)
         self.people = f"the mini world's raters in {self.folder.resolve()}"
         """Two worlds number their raters alike."""
-        self._sizes, pool = _read_metadata(self.folder)
-        self._pool_folder = pool
-        self._pool: _Pool | None = None
+        self._labels = read_label_folder(self.folder)
+        self.encoder_sha256 = self._labels.encoder_sha256
+        self._pool: Pool | None = None
         self._pictures = (
-            None if pictures is None else _open_pictures(pathlib.Path(pictures), self._images_per_session())
+            None if pictures is None else _open_pictures(pathlib.Path(pictures), self._labels.images_per_session)
         )
         self._splits = self._read_splits()
 
@@ -82,12 +82,12 @@ class MiniRaters(BaseDataset):
         """
 
         def stream() -> Iterator[Comparison]:
-            for row in self._rows("pairs", ("rater", "session", "prompt", "first", "second", "label")):
+            for row in self._rows("pairs"):
                 label = row.number_in("label", 0.0, 1.0)
                 if label not in (0.0, 0.5, 1.0):
                     raise row.error(f"expected 1, 0.5 or 0, got {label}", "label")
                 yield self._comparison(row, [row.integer("first"), row.integer("second")], (1.0 - label, label))
-            for row in self._rows("rankings", ("rater", "session", "prompt", "images")):
+            for row in self._rows("rankings"):
                 images = row.integers("images")
                 yield self._comparison(row, images, tuple(float(rank) for rank in range(len(images))))
 
@@ -101,8 +101,8 @@ class MiniRaters(BaseDataset):
         """
 
         def stream() -> Iterator[Rating]:
-            levels = self._sizes["rating_levels"]
-            for row in self._rows("ratings", ("rater", "session", "prompt", "image", "rating")):
+            levels = self._labels.rating_levels
+            for row in self._rows("ratings"):
                 value = (row.number_in("rating", 1, levels) - 1) / (levels - 1)
                 session = self._session_index(row)
                 image = self._image(row, session, row.integer("image"))
@@ -116,41 +116,47 @@ class MiniRaters(BaseDataset):
         Raises:
             DatasetError: If a file is broken, a value makes no sense, or a session's turns are not in order.
         """
-        columns = (
-            *("rater", "session", "turn", "prompt", "slate", "choice"),
-            *("column_satisfaction", "turn_satisfaction", "than_before", "critique"),
-        )
 
         def stream() -> Iterator[Session]:
-            for _, rows in groupby(self._rows("turns", columns), key=self._session_index):
-                yield self._session(list(rows))
+            seen: set[int] = set()
+            for session, group in groupby(self._rows("turns"), key=self._session_index):
+                rows = list(group)
+                if session in seen:
+                    raise rows[0].error(scattered(session), "session")
+                seen.add(session)
+                yield self._session(rows, session)
 
         return self._counted("sessions", stream())
 
     @property
-    def pool(self) -> _Pool:
+    def pool(self) -> Pool:
         """Embeddings of all images and prompts, read on first use.
 
         Raises:
             DatasetError: If a shard is missing or broken.
         """
         if self._pool is None:
-            self._pool = _read_pool(self._pool_folder, self._images_per_session())
+            self._pool = read_pool(self._labels.pool, self._labels.images_per_session)
         return self._pool
 
-    def _images_per_session(self) -> int:
-        return self._sizes["images_per_prompt"] * (1 + self._sizes["horizon"] * self._sizes["slate_size"])
-
-    def _rows(self, table: str, columns: tuple[str, ...]) -> Iterator[Row]:
-        return parquet_rows(self.folder / f"{table}.parquet", columns)
+    def _rows(self, table: str) -> Iterator[Row]:
+        return parquet_rows(self.folder / f"{table}.parquet", COLUMNS[table])
 
     def _read_splits(self) -> dict[str, str]:
         splits: dict[str, str] = {}
-        for row in self._rows("raters", ("rater", "split")):
+        numbered: dict[int, Row] = {}
+        for row in self._rows("raters"):
             split = row.text("split")
             if split not in grammar.SPLITS:
                 raise row.error(f"expected one of {', '.join(grammar.SPLITS)}, got {shown(split)}", "split")
-            splits[str(row.integer("rater"))] = split
+            rater = row.integer("rater")
+            if str(rater) in splits:
+                raise row.error(second_time(rater), "rater")
+            splits[str(rater)] = split
+            numbered[rater] = row
+        for rater, row in numbered.items():
+            if not 0 <= rater < len(splits):
+                raise row.error(f"expected a whole number from 0 to {len(splits) - 1}, got {rater}", "rater")
         return splits
 
     def _comparison(self, row: Row, images: list[int], ranks: tuple[float, ...]) -> Comparison:
@@ -159,13 +165,14 @@ class MiniRaters(BaseDataset):
         with row.blamed():
             return Comparison(self._rater(row), _prompt(row), pictures, ranks, self.pool.prompts[session])
 
-    def _session(self, rows: list[Row]) -> Session:
+    def _session(self, rows: list[Row], session: int) -> Session:
         first = rows[0]
-        turns = [row.integer("turn") for row in rows]
-        if turns != list(range(self._sizes["horizon"])):
-            raise first.error(f"expected turns 0..{self._sizes['horizon'] - 1} in order, got {shown(turns)}", "turn")
-        session = self._session_index(first)
-        m = self._sizes["images_per_prompt"]
+        if wrong := wrong_turn([row.integer("turn") for row in rows], self._labels.horizon):
+            raise rows[wrong[0]].error(wrong[1], "turn")
+        for row in rows[1:]:
+            if row.integer("rater") != first.integer("rater"):
+                raise row.error(of_another(session, first.integer("rater")), "rater")
+        m = self._labels.images_per_prompt
         return Session(
             rater=self._rater(first),
             prompt=_prompt(first),
@@ -175,7 +182,7 @@ class MiniRaters(BaseDataset):
         )
 
     def _turn(self, row: Row, session: int) -> Turn:
-        n_columns, m = self._sizes["slate_size"], self._sizes["images_per_prompt"]
+        n_columns, m = self._labels.slate_size, self._labels.images_per_prompt
         start = m * (1 + row.integer("turn") * n_columns)
         columns = tuple(
             tuple(self._image(row, session, start + column * m + i) for i in range(m)) for column in range(n_columns)
@@ -183,13 +190,16 @@ class MiniRaters(BaseDataset):
         verdict = row.values["than_before"]
         if verdict is not None and verdict not in VERDICTS:
             raise row.error(f"expected one of {', '.join(VERDICTS)} or nothing, got {shown(verdict)}", "than_before")
+        choice = row.integer("choice")
+        if not NO_CHOICE <= choice < n_columns:
+            raise row.error(f"expected a whole number from {NO_CHOICE} to {n_columns - 1}, got {choice}", "choice")
         with row.blamed():
             return Turn(
                 images=columns,
-                choice=row.integer("choice"),
+                choice=None if choice == NO_CHOICE else choice,
                 prompts=tuple(_prompt_text(row, prompt, "slate") for prompt in row.integers("slate")),
-                satisfactions=tuple(_satisfaction(value) for value in row.integers("column_satisfaction")),
-                satisfaction=_satisfaction(row.integer("turn_satisfaction")),
+                satisfactions=_satisfactions(row, n_columns),
+                satisfaction=_satisfaction(row, "turn_satisfaction"),
                 versus_previous=cast("Verdict | None", verdict),
                 critique=None if row.values["critique"] is None else row.text("critique"),
             )
@@ -213,15 +223,7 @@ class MiniRaters(BaseDataset):
         key = f"{session}/{image}"
         if self._pictures is not None:
             return Image(key, partial(_read_picture, self._pictures, session, image))
-        return Image(key, partial(_no_pixels, self._pool_folder, key), self.pool.images[session, image])
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """Embeddings of all sessions: ``prompts`` ``(S, d)`` and ``images`` ``(S, n_images, d)``."""
-
-    prompts: FloatArray
-    images: FloatArray
+        return Image(key, partial(_no_pixels, self._labels.pool, key), self.pool.images[session, image])
 
 
 def _no_pixels(pool: pathlib.Path, key: str) -> NoReturn:
@@ -262,72 +264,21 @@ def _prompt_text(row: Row, prompt: int, column: str) -> str:
         return grammar.prompt_text(prompt)
 
 
-def _satisfaction(level: int) -> float:
+def _satisfactions(row: Row, n_columns: int) -> tuple[float | None, ...] | None:
+    name = "column_satisfaction"
+    if row.missing(name):
+        return None
+    levels = row.items(name)
+    if len(levels) != n_columns:
+        raise row.error(f"expected one for each of {n_columns} columns, got {len(levels)}", name)
+    return tuple(_satisfaction(Row(row.file, row.number, {name: level}), name) for level in levels)
+
+
+def _satisfaction(row: Row, column: str) -> float | None:
+    """Read a satisfaction in [0, 1], None where nobody was asked."""
+    if row.missing(column):
+        return None
+    level = row.integer(column)
     if not 1 <= level <= SATISFACTION_LEVELS:
-        raise ValueError(f"a satisfaction must be 1..{SATISFACTION_LEVELS}, got {level}")
+        raise row.error(f"expected a whole number from 1 to {SATISFACTION_LEVELS}, got {level}", column)
     return (level - 1) / (SATISFACTION_LEVELS - 1)
-
-
-def _read_metadata(folder: pathlib.Path) -> tuple[dict[str, int], pathlib.Path]:
-    path = folder / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(metadata, dict):
-            raise ValueError("expected an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"cannot be read ({error}); {_WRITE_AGAIN}", file=path) from error
-    row = Row(str(path), 0, metadata)
-    if (found := row.integer("format")) != FORMAT:
-        raise DatasetError(f"format {found}, this version reads {FORMAT}; {_WRITE_AGAIN}", file=path, column="format")
-    sizes = {name: row.integer(name) for name in _SIZES}
-    for name, size in sizes.items():
-        if not (2 if name == "rating_levels" else 1) <= size <= 1000:
-            raise row.error(f"no such size: {size}; {_WRITE_AGAIN}", name)
-    return sizes, folder / row.text("pool")
-
-
-def _read_pool(folder: pathlib.Path, n_images: int) -> _Pool:
-    try:
-        paths = sorted(folder.glob("shard-*.npz"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot be listed ({error})", file=folder) from error
-    if not paths:
-        raise DatasetError("no shard-*.npz; paint them with: python -m pasta_gym.mini.rater_data paint", file=folder)
-    shards = [_read_shard(path, n_images) for path in paths]
-    numbers = np.concatenate([shard[0] for shard in shards])
-    if not np.array_equal(numbers, np.arange(len(numbers))):
-        raise DatasetError(
-            f"the shards hold {len(numbers)} sessions with gaps or repeats; paint again, which goes on from there",
-            file=folder,
-        )
-    if len({shard[2].shape[-1] for shard in shards}) != 1:
-        raise DatasetError("the shards have embeddings of several sizes; paint the pool again", file=folder)
-    return _Pool(np.concatenate([shard[1] for shard in shards]), np.concatenate([shard[2] for shard in shards]))
-
-
-def _read_shard(path: pathlib.Path, n_images: int) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-    names = ("sessions", "prompt_embeddings", "image_embeddings")
-    try:
-        # Opened here, because NumPy leaves a broken archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
-            sessions, prompts, images = (shard[name] for name in names)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(
-            f"cannot be read ({error}); delete it and paint again, which redoes it alone", file=path
-        ) from error
-    if (
-        sessions.ndim != 1
-        or prompts.ndim != 2
-        or images.shape != (len(sessions), n_images, prompts.shape[-1])
-        or len(prompts) != len(sessions)
-        or not all(np.issubdtype(array.dtype, np.floating) for array in (prompts, images))
-    ):
-        raise DatasetError(
-            f"expected sessions (S,), prompt_embeddings (S, d) and image_embeddings (S, {n_images}, d), got "
-            f"{sessions.shape}, {prompts.shape}, {images.shape}",
-            file=path,
-        )
-    for name, array in (("prompt_embeddings", prompts), ("image_embeddings", images)):
-        if not np.isfinite(array).all():
-            raise DatasetError("holds numbers that are not finite; paint it again", file=path, column=name)
-    return sessions, prompts, images

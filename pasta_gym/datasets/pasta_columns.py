@@ -142,6 +142,16 @@ def match_columns(found: Sequence[str], given: Mapping[str, str]) -> Columns:
     return Columns(by_field, numbered, grids)
 
 
+def fields_named(found: Sequence[str], given: Mapping[str, str]) -> set[str]:
+    """List the fields that a table has a column for, or several; see ``match_columns``, which must know which."""
+    names = {normalised(column) for column in found}
+    return {
+        field
+        for field, aliases in ALIASES.items()
+        if given.get(field) in found or names.intersection(aliases) or _numbered_row(field, found) is not None
+    }
+
+
 def normalised(column: str) -> str:
     """Write a column's name in lower case with underscores: ``initialPrompt`` and ``Initial prompt`` are one."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -35,6 +35,12 @@ class Layout:
     kind: Kind
     turn_columns: Mapping[str, str]
     inner: Columns | None = None
+
+    def required_columns(self, columns: Columns) -> dict[str, str]:
+        """The table's columns by field that it could not do without."""
+        fields = ("turns",) if self.inner else ("choice", "images", *(("turn",) if self.kind == "a row a turn" else ()))
+        wanted = ("session_id", "initial_prompt", *fields)
+        return {field: columns.by_field[field] for field in wanted if field in columns.by_field}
 
     def described(self) -> str:
         """Write out the keys inside a column of turns, if there is one."""
@@ -91,7 +97,13 @@ def find_layout(table: Table, columns: Columns, given: Mapping[str, str], *, has
 
 
 def conversations(
-    table: Table, columns: Columns, layout: Layout, *, turn_base: int | None, fields: Sequence[str] | None = None
+    table: Table,
+    columns: Columns,
+    layout: Layout,
+    *,
+    turn_base: int | None,
+    fields: Sequence[str] | None = None,
+    seen: MutableMapping[str, str] | None = None,
 ) -> Iterator[Conversation]:
     """Stream the sessions of a table.
 
@@ -101,22 +113,29 @@ def conversations(
         layout: Its layout.
         turn_base: Number of the first turn where a row is a turn; None leaves the numbers unchecked.
         fields: Fields that are needed, where the format can leave others unread; all if left out.
+        seen: The file of each session so far, where the table is one of several shards; this table's are added.
 
     Raises:
-        DatasetError: If the table is broken, or turns are missing, twice, too many or scattered over the table.
+        DatasetError: If the table is broken, or turns are missing, twice, too many or scattered over the tables.
     """
     wanted = columns.needed((*(fields or (*SESSION_FIELDS, *TURN_FIELDS)), *(("turns",) if layout.inner else ())))
     rows = (dataclasses.replace(row, values=columns.gathered(row.values)) for row in table.rows(wanted))
     id_column = columns.by_field["session_id"]
-    seen: set[str] = set()
+    seen = {} if seen is None else seen
     for session_id, group in itertools.groupby(rows, key=lambda row: _session_id(row, id_column)):
         members = list(itertools.islice(group, MAX_TURNS + 1))
         first = members[0]
         if session_id in seen:
+            if seen[session_id] != table.file:
+                raise first.error(
+                    f"session {session_id} is in {seen[session_id]} too. If the two are copies, leave one out with "
+                    "tables=; if they are parts, put a session's turns into one table",
+                    id_column,
+                )
             raise first.error(
                 f"session {session_id} is here again, after others; sort the table by session and turn", id_column
             )
-        seen.add(session_id)
+        seen[session_id] = table.file
         if layout.kind == "a row a turn":
             turns = _sorted_turns(members, columns, layout, turn_base)
         elif len(members) > 1:

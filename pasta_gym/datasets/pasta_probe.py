@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pasta_gym.datasets.archive import Archive
+from pasta_gym.datasets.json_rows import LARGEST_ENTRY
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import shown
 from pasta_gym.datasets.tables import FORMATS, Table, open_table
@@ -33,8 +34,17 @@ _MAGIC = (
     (b"ARROW1", "arrow"),
     (b"\x80", "pickle"),
 )
+_TABLE_SUFFIXES = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _IMAGES_LOOKED_AT = 100
+ONE_OBJECT = "one JSON object, not rows"
 _UNREADABLE = "not read by this loader; convert it to Parquet, CSV or JSON, or unpack it first"
 
 
@@ -48,7 +58,8 @@ class Probe:
             known format, ``"text"``, ``"empty"`` or ``"unknown"``. Members whose names end like an image's are all
             taken for images once the first hundred are.
         tables: Tables that can be opened.
-        problems: Why other tables cannot, by name.
+        problems: Why other tables cannot, by name. Files that are called tables and are empty are among them, and JSON
+            files that hold one object and no rows.
     """
 
     archive: Archive
@@ -77,6 +88,13 @@ class Probe:
         return "\n".join(lines) or "nothing there"
 
 
+def called_table(member: str) -> bool:
+    """Whether a member's name says that it is a table. Hidden files, which some systems put beside each, are not."""
+    parts = member.split("/")
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and pathlib.PurePosixPath(member).suffix.lower() in _TABLE_SUFFIXES
+
+
 def probe(path: str | pathlib.Path) -> Probe:
     """Look at every member of a folder, a zip file or a single file.
 
@@ -91,10 +109,29 @@ def probe(path: str | pathlib.Path) -> Probe:
             try:
                 tables.append(open_table(archive, member, kind))
             except DatasetError as error:
-                problems[member] = error.problem
+                problems[member] = ONE_OBJECT if _is_one_object(archive, member) else error.problem
         elif kind in ("hdf5", "npy", "gzip", "zip", "sqlite", "arrow", "pickle", "tar", "tfrecord"):
             problems[member] = f"{kind}: {_UNREADABLE}"
+        elif called_table(member):
+            problems[member] = _why_no_table(archive, member, kind)
     return Probe(archive, kinds, tuple(tables), problems)
+
+
+def _why_no_table(archive: Archive, member: str, kind: str) -> str:
+    if kind == "empty":
+        return "the file is empty; fetch it again"
+    expected = _TABLE_SUFFIXES[pathlib.PurePosixPath(member).suffix.lower()]
+    return f"begins like no {expected} file, but like {'text' if kind == 'text' else 'nothing known'}; fetch it again"
+
+
+def _is_one_object(archive: Archive, member: str) -> bool:
+    """Whether a JSON file is one value over several lines, as a description of other files is, and no rows."""
+    if not member.lower().endswith(".json") or archive.sizes()[member] > LARGEST_ENTRY:
+        return False
+    try:
+        return isinstance(json.loads(archive.read(member)), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def write_schema(found: Probe, path: str | pathlib.Path) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from pasta_gym.datasets.base import BaseDataset
-from pasta_gym.datasets.pasta_columns import ALIASES, Columns, match_columns
+from pasta_gym.datasets.pasta_columns import ALIASES, Columns, fields_named, match_columns
 from pasta_gym.datasets.pasta_images import check_pattern, patterned_slate, stored_image
 from pasta_gym.datasets.pasta_layout import Conversation, Layout, conversations, find_layout
-from pasta_gym.datasets.pasta_probe import Probe, probe
+from pasta_gym.datasets.pasta_probe import ONE_OBJECT, Probe, called_table, probe
 from pasta_gym.datasets.pasta_survey import Survey, survey
 from pasta_gym.datasets.records import VERDICTS, DatasetError, Image, Session, Turn, Verdict
 from pasta_gym.datasets.rows import Row, shown
@@ -27,6 +27,7 @@ CARD_SLATE = (4, 4)
 """Columns and images in a column, as the published description of the data has them."""
 
 SATISFACTION_LEVELS = 5
+ALL_TABLES = ("*",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class PastaSessions(BaseDataset):
         columns: Columns by field for those that the names do not settle, e.g. ``{"rater_id": "worker"}``; the fields
             are those of ``pasta_gym.datasets.pasta_columns.ALIASES``. Fields of a turn inside a column of turns are
             named by their keys there.
-        tables: Which tables to read, as file name patterns; all that hold sessions if left out.
+        tables: Which tables to read, as file name patterns, and each of them must hold sessions; all that do if left
+            out, but for none that is broken, empty, or like one of those with a column missing.
         image_pattern: Where images are files that no column names: their path inside the archive, like
             ``images/{session_id}/{turn}_{column}_{image}.jpg``. ``{turn1}``, ``{column1}`` and ``{image1}`` count
             from 1.
@@ -67,7 +69,7 @@ class PastaSessions(BaseDataset):
     Raises:
         ValueError: If an argument makes no sense.
         DatasetError: If no table holds sessions; the message lists, table by table, the fields that are missing and
-            the columns that are there.
+            the columns that are there. If a table beside good ones would be lost, see ``tables``.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class PastaSessions(BaseDataset):
         path: str | pathlib.Path,
         *,
         columns: Mapping[str, str] | None = None,
-        tables: Sequence[str] = ("*",),
+        tables: Sequence[str] = ALL_TABLES,
         image_pattern: str | None = None,
         slate_size: int = CARD_SLATE[0],
         choice_base: Literal[0, 1] | None = None,
@@ -114,6 +116,7 @@ class PastaSessions(BaseDataset):
         for source in self._sources:
             surveyed = self._survey(source)
             for table in source.tables:
+                # That no session is in two shards is known since the survey.
                 for conversation in conversations(table, source.columns, source.layout, turn_base=surveyed.turn_base):
                     session = self._session(_Place(source, table, conversation.session_id), surveyed, conversation)
                     if session is None:
@@ -128,7 +131,7 @@ class PastaSessions(BaseDataset):
         sources: dict[tuple[str, bool], _Source] = {}
         unmatched = dict(self.probe.problems)
         for table in self.probe.tables:
-            if not any(fnmatch.fnmatch(table.member, pattern) for pattern in patterns):
+            if not _selected(table.member, patterns):
                 continue
             try:
                 # A given column may also be a key inside a column of turns.
@@ -150,10 +153,36 @@ class PastaSessions(BaseDataset):
                 f"python -m pasta_gym.datasets.pasta_probe{listed or ' (there are no tables)'}",
                 file=self.probe.archive.path,
             )
+        self._require_nothing_lost(list(sources.values()), unmatched, patterns)
         for (kind, _), source in sources.items():
             self.report.decisions[f"columns of {source.name}"] = kind
         self.report.decisions.update({f"not read: {member}": problem for member, problem in unmatched.items()})
         return list(sources.values())
+
+    def _require_nothing_lost(
+        self, sources: list[_Source], unmatched: Mapping[str, str], patterns: tuple[str, ...]
+    ) -> None:
+        """Refuse what would be passed over and may be a shard of what is read."""
+        tables = {table.member: table for table in self.probe.tables}
+        for member, problem in unmatched.items():
+            if not _selected(member, patterns):
+                continue
+            table = tables.get(member)
+            if patterns != ALL_TABLES:
+                why = "tables= selects it"
+            elif table is None:
+                why = "" if problem == ONE_OBJECT or not called_table(member) else "it is called a table"
+            elif called_table(member) and (broken := _broken(table)):
+                problem, why = broken, "it is called a table"
+            else:
+                same = next((s for s in sources if _like(table, s, self._columns)), None)
+                why = "" if same is None else f"it is much like {same.tables[0].member}"
+            if why:
+                raise DatasetError(
+                    f"{problem}. Other tables hold sessions and this one would be left out, though {why}: mend it, or "
+                    "say which tables to read with tables=",
+                    file=self.probe.archive.called(member),
+                )
 
     def _survey(self, source: _Source) -> Survey:
         if source.name not in self._surveys:
@@ -220,6 +249,26 @@ class PastaSessions(BaseDataset):
             tuple(place.image(row, column, value, f"{number}/{c}/{m}") for m, value in enumerate(values))
             for c, values in enumerate(slate)
         )
+
+
+def _selected(member: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(member, pattern) for pattern in patterns)
+
+
+def _broken(table: Table) -> str | None:
+    """Why a table has no first row."""
+    try:
+        return "the table has no rows" if next(table.rows(), None) is None else None
+    except DatasetError as error:
+        return error.problem
+
+
+def _like(table: Table, source: _Source, given: Mapping[str, str]) -> bool:
+    """Whether a table has all that a source needs but for one column, or most of its columns."""
+    required = source.layout.required_columns(source.columns)
+    missing = set(required) - fields_named(table.columns, given)
+    theirs = source.tables[0].columns
+    return len(missing) <= 1 or 2 * len(set(theirs).intersection(table.columns)) > len(theirs)
 
 
 @dataclass(frozen=True)

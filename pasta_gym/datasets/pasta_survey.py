@@ -90,8 +90,9 @@ def survey(
     n_sessions = 0
     turn_column = layout.turn_columns.get("turn") if layout.kind == "a row a turn" else None
     table = tables[0]
+    files: dict[str, str] = {}
     for conversation in itertools.chain.from_iterable(
-        conversations(each, columns, layout, turn_base=None, fields=_SMALL_FIELDS) for each in tables
+        conversations(each, columns, layout, turn_base=None, fields=_SMALL_FIELDS, seen=files) for each in tables
     ):
         n_sessions += 1
         prompts.add(conversation.row.values.get(columns.by_field["initial_prompt"]))

@@ -125,18 +125,18 @@ class Turn:
 
     Attributes:
         images: L columns of M images.
-        choice: The preferred column, from 0.
+        choice: The preferred column, from 0; None where nobody chose.
         prompts: The expansions, one a column.
-        satisfactions: With each column, in [0, 1].
+        satisfactions: With each column, in [0, 1]; None for a column where nobody was asked, or for all.
         satisfaction: With the whole turn, in [0, 1].
         versus_previous: The slate against the one before.
         critique: What the rater would like changed.
     """
 
     images: tuple[tuple[Image, ...], ...]
-    choice: int
+    choice: int | None
     prompts: tuple[str, ...] | None = None
-    satisfactions: tuple[float, ...] | None = None
+    satisfactions: tuple[float | None, ...] | None = None
     satisfaction: float | None = None
     versus_previous: Verdict | None = None
     critique: str | None = None
@@ -149,13 +149,14 @@ class Turn:
                 "a slate needs one column or more, each with the same number of images, 1 or more; "
                 f"got {[len(column) for column in self.images]}"
             )
-        if not 0 <= self.choice < n_columns:
+        if self.choice is not None and not 0 <= self.choice < n_columns:
             raise ValueError(f"the choice must be a column, 0..{n_columns - 1}, got {self.choice}")
         for name, values in (("prompt", self.prompts), ("satisfaction", self.satisfactions)):
             if values is not None and len(values) != n_columns:
                 raise ValueError(f"expected one {name} for each of {n_columns} columns, got {len(values)}")
         for value in self.satisfactions or ():
-            _require_unit("a column's satisfaction", value)
+            if value is not None:
+                _require_unit("a column's satisfaction", value)
         if self.satisfaction is not None:
             _require_unit("a turn's satisfaction", self.satisfaction)
         if self.versus_previous is not None and self.versus_previous not in VERDICTS:

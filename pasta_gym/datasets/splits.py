@@ -101,6 +101,7 @@ class Split:
             raise ValueError(f"name must be one of the splits {', '.join(fractions)}, got {name!r}")
         self.name = f"{dataset.name}/{name}"
         self.people = people_of(dataset)
+        self.encoder_sha256: str | None = getattr(dataset, "encoder_sha256", None)
         self.report = LoadReport()
         """What this split kept and dropped; the wrapped dataset's own report says what was read."""
         self._dataset = dataset

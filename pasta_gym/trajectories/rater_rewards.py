@@ -74,6 +74,7 @@ def labels_by_type(users: UserModelProtocol, labels: pathlib.Path, raters: IntAr
     from pasta_gym.user_model import UserModel
     from pasta_gym.user_model.data import load_preferences
     from pasta_gym.user_model.em import all_rater_log_likelihoods
+    from pasta_gym.user_model.encoder_identity import require_encoder_of_data
     from pasta_gym.user_model.evidence import rating_deviation
     from pasta_gym.user_model.labels import labels_of
 
@@ -83,7 +84,9 @@ def labels_by_type(users: UserModelProtocol, labels: pathlib.Path, raters: IntAr
             "set use_labels=false to judge by the session's choices"
         )
     deviation = rating_deviation(users)
-    given = labels_of(load_preferences(labels), raters)
+    data = load_preferences(labels)
+    require_encoder_of_data(users.metadata, data.encoder_sha256)
+    given = labels_of(data, raters)
     found: FloatArray = all_rater_log_likelihoods(users.score_model, given, deviation).numpy().astype(np.float64)
     return found
 

@@ -207,7 +207,8 @@ def phase_key(data: PreferenceData, *settings: Any) -> str:
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for field in dataclasses.fields(data):
         array = getattr(data, field.name)
-        if array is None or field.name == "sources":  # which dataset somebody came from changes no fit
+        # Which dataset somebody came from changes no fit, and of the embeddings their numbers count, not their name.
+        if array is None or field.name in ("sources", "encoder_sha256", "images_sha256"):
             continue
         found.update(f"{field.name} {array.shape} {array.dtype}".encode())
         if field.name.endswith("_embeddings"):

@@ -5,22 +5,31 @@ The planted truth of synthetic raters is never read here.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import pathlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.datasets.label_folder import (
+    NO_CHOICE,
+    of_another,
+    read_label_folder,
+    read_pool,
+    scattered,
+    second_time,
+    wrong_turn,
+)
 from pasta_gym.mini.rater_data import SATISFACTION_LEVELS
-from pasta_gym.user_model.label_table import LabelTable
+from pasta_gym.user_model.label_table import LabelTable, read_label_table
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
-FORMAT = 1
 VERDICTS: dict[object, float] = {"worse": -1.0, "same": 0.0, "better": 1.0, None: np.nan}
 """What ``session_versus_previous`` holds for each answer."""
+_ANSWERS = ("better", "same", "worse")
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,8 @@ class Source:
     Attributes:
         name: The dataset's name.
         people: The same for datasets of the same people, as the files of one publication are.
-        raters: ``(n,)`` its raters, in no other source.
+        raters: ``(n,)`` whose labels it has, in order. A person of two datasets of the same people is in both, with
+            what was said in either.
     """
 
     name: str
@@ -65,7 +75,9 @@ class PreferenceData:
             asked; None if no session has any.
         session_versus_previous: ``(S, H)`` the slate against the one before, -1 worse, 0 the same, 1 better, NaN where
             nobody was asked, as at the first turn; None if no session has any.
-        sources: The datasets that ``gather`` read; empty if the raters are not told apart by them.
+        sources: The datasets that ``gather`` read; empty if nobody says where raters come from.
+        encoder_sha256: Hash of the weights of the encoder of both tables; None where nobody knows.
+        images_sha256: Hash of which image is in which row; None where nobody knows.
     """
 
     prompt_embeddings: FloatArray
@@ -89,6 +101,8 @@ class PreferenceData:
     session_satisfactions: FloatArray | None = None
     session_versus_previous: FloatArray | None = None
     sources: tuple[Source, ...] = ()
+    encoder_sha256: str | None = None
+    images_sha256: str | None = None
 
     @property
     def n_raters(self) -> int:
@@ -141,50 +155,22 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         The data.
 
     Raises:
-        ValueError: If a file is missing, broken or of another format, or a value is out of range.
+        DatasetError: If a file is missing, broken or of another format, or a value is out of range, with its row. What
+            ``pasta_gym.datasets.MiniRaters`` reads as well is valid for both or for neither; rankings must be of one
+            length here. Texts are not read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     root = pathlib.Path(folder)
-
-    def table(name: str, columns: tuple[str, ...]) -> LabelTable:
-        path = root / f"{name}.parquet"
-        try:
-            read = pq.read_table(path, columns=list(columns))
-            missing = [c for c in columns if c not in read.column_names]
-            if missing:
-                raise ValueError(f"no column {', '.join(missing)}")
-            return LabelTable(path, {c: np.array(read[c].to_pylist()) for c in columns})
-        except (OSError, ValueError, pa.ArrowInvalid) as error:
-            raise ValueError(
-                f"cannot read {path} ({error}); expected columns {', '.join(columns)}. "
-                "Write it with: python -m pasta_gym.mini.rater_data label"
-            ) from error
-
-    try:
-        metadata = json.loads((root / "metadata.json").read_text())
-        pool_folder = root / metadata["pool"]
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"format {metadata['format']}, this version reads {FORMAT}")
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"cannot read {root / 'metadata.json'} ({error}); expected the folder of one world's labels, "
-            "as python -m pasta_gym.mini.rater_data label writes it"
-        ) from error
-    prompts, images = read_pool_embeddings(pool_folder)
-    raters = table("raters", ("rater", "split"))
-    pairs = table("pairs", ("rater", "session", "first", "second", "label"))
-    ratings = table("ratings", ("rater", "session", "image", "rating"))
-    rankings = table("rankings", ("rater", "session", "images"))
-    turns = table("turns", ("rater", "session", "turn", "choice", "column_satisfaction", "than_before"))
+    sizes = read_label_folder(root)
+    pool = read_pool(sizes.pool, sizes.images_per_session)
+    prompts, images = pool.prompts.astype(np.float32), pool.images
+    raters = read_label_table(root, "raters", ("rater", "split"))
+    pairs = read_label_table(root, "pairs", ("rater", "session", "first", "second", "label"))
+    ratings = read_label_table(root, "ratings", ("rater", "session", "image", "rating"))
+    rankings = read_label_table(root, "rankings", ("rater", "session", "images"))
+    said = ("rater", "session", "turn", "choice", "column_satisfaction", "than_before")
+    turns = read_label_table(root, "turns", said)
     n_images, n_sessions, n_raters = images.shape[1], len(prompts), len(raters.columns["rater"])
-    m, slate, horizon = (int(metadata[name]) for name in ("images_per_prompt", "slate_size", "horizon"))
-    if m * (1 + horizon * slate) > n_images:
-        raise ValueError(
-            f"{root / 'metadata.json'} says {horizon} turns of {slate} columns of {m} images and {m} initial ones, and "
-            f"a session of {pool_folder} has {n_images} images; name the pool that the labels are of"
-        )
+    m, slate, horizon = sizes.images_per_prompt, sizes.slate_size, sizes.horizon
 
     def flat(session: IntArray, image: IntArray) -> IntArray:
         rows: IntArray = session * n_images + image
@@ -201,28 +187,10 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     (pair_raters, pair_prompts), (rating_raters, rating_prompts) = context(pairs), context(ratings)
     (ranking_raters, ranking_prompts), (who, session_ids) = context(rankings), context(turns)
     turn_ids = turns.whole("turn", 0, horizon - 1)
-    _once(turns, session_ids * horizon + turn_ids, "turn")
-    chosen = np.full((n_sessions, horizon), -1, dtype=np.int64)
-    choosers = np.full(n_sessions, -1, dtype=np.int64)
-    chosen[session_ids, turn_ids] = turns.whole("choice", -1, slate - 1)
-    choosers[session_ids] = who
-    if (other := choosers[session_ids] != who).any():
-        row = int(other.argmax())
-        turns.refuse(
-            "rater", row, f"session {session_ids[row]} is of rater {choosers[session_ids[row]]} in another row"
-        )
-    satisfactions = np.full((*chosen.shape, slate), np.nan)
-    levels = turns.within("column_satisfaction", 1, SATISFACTION_LEVELS, gaps=True)
-    if len(levels) and levels.shape[1:] != (slate,):
-        turns.refuse(
-            "column_satisfaction", 0, f"expected one for each of {slate} columns, got {list(levels.shape[1:])}"
-        )
-    satisfactions[session_ids, turn_ids] = (levels.reshape(-1, slate) - 1.0) / (SATISFACTION_LEVELS - 1)
-    versus_previous = np.full(chosen.shape, np.nan)
-    said = turns.columns["than_before"].tolist()
-    versus_previous[session_ids, turn_ids] = [_verdict(verdict, root) for verdict in said]
-    rating_levels = int(metadata["rating_levels"])
-    kept = np.flatnonzero(choosers >= 0)
+    kept = _whole_sessions(turns, who, session_ids, turn_ids, horizon)
+    levels = turns.lists("column_satisfaction", 1, SATISFACTION_LEVELS, slate, gaps=True)
+    answers = turns.places("than_before", _ANSWERS, gaps=True)
+    rating_levels = sizes.rating_levels
     layout = m + np.arange(horizon * slate * m).reshape(horizon, slate, m)
     return PreferenceData(
         prompt_embeddings=prompts,
@@ -238,55 +206,40 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         ratings=(ratings.within("rating", 1, rating_levels) - 1.0) / (rating_levels - 1),
         ranking_raters=ranking_raters,
         ranking_prompts=ranking_prompts,
-        rankings=flat(ranking_prompts[:, None], shown(rankings, "images")),
-        session_raters=choosers[kept],
-        session_prompts=kept.astype(np.int64),
+        rankings=flat(ranking_prompts[:, None], rankings.lists("images", 0, n_images - 1).astype(np.int64)),
+        session_raters=who[::horizon],
+        session_prompts=kept,
         session_images=kept[:, None, None, None] * n_images + layout,
-        session_choices=chosen[kept],
-        session_satisfactions=satisfactions[kept],
-        session_versus_previous=versus_previous[kept],
+        session_choices=turns.whole("choice", NO_CHOICE, slate - 1).reshape(-1, horizon),
+        session_satisfactions=((levels - 1.0) / (SATISFACTION_LEVELS - 1)).reshape(-1, horizon, slate),
+        session_versus_previous=np.array([VERDICTS[said] for said in (*_ANSWERS, None)])[answers].reshape(-1, horizon),
+        encoder_sha256=sizes.encoder_sha256,
+        # Sessions and images are in order, so the pool's embeddings tell all.
+        images_sha256=hashlib.sha256(f"pool {images.shape} ".encode() + images.tobytes()).hexdigest(),
     )
 
 
-def _once(table: LabelTable, numbers: IntArray, column: str = "rater") -> IntArray:
-    """Return numbers ``(n,)`` none of which may be there twice."""
-    _, first = np.unique(numbers, return_index=True)
-    if len(first) < len(numbers):
-        row = int(np.setdiff1d(np.arange(len(numbers)), first)[0])
-        table.refuse(column, row, f"{column} {table.columns[column][row]} is here a second time")
-    return numbers
+def _once(table: LabelTable, raters: IntArray) -> IntArray:
+    """Return raters ``(n,)`` none of whom may be there twice."""
+    _, first = np.unique(raters, return_index=True)
+    if len(first) < len(raters):
+        row = int(np.setdiff1d(np.arange(len(raters)), first)[0])
+        table.refuse("rater", row, second_time(int(raters[row])))
+    return raters
 
 
-def _verdict(said: object, folder: pathlib.Path) -> float:
-    if said not in VERDICTS:
-        known = ", ".join(str(verdict) for verdict in VERDICTS if verdict)
-        raise ValueError(f"than_before in {folder / 'turns.parquet'} must be one of {known} or empty, got {said!r}")
-    return VERDICTS[said]
-
-
-def read_pool_embeddings(folder: pathlib.Path) -> tuple[FloatArray, FloatArray]:
-    """Read the embeddings of all sessions of a pool, in the order of their ids.
-
-    Args:
-        folder: Folder of ``shard-*.npz``.
-
-    Returns:
-        Prompt embeddings ``(S, d)`` float32 and image embeddings ``(S, n_images, d)`` float16.
-
-    Raises:
-        ValueError: If there is no shard or one is broken.
-    """
-    prompts, images = [], []
-    paths = sorted(folder.glob("shard-*.npz"))
-    if not paths:
-        raise ValueError(f"no shard-*.npz in {folder}; paint one with: python -m pasta_gym.mini.rater_data paint")
-    for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as shard:
-                prompts.append(shard["prompt_embeddings"].astype(np.float32))
-                images.append(shard["image_embeddings"])
-        except (OSError, KeyError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"cannot read {path} ({error}); delete it and paint again, which redoes it alone"
-            ) from error
-    return np.concatenate(prompts), np.concatenate(images)
+def _whole_sessions(turns: LabelTable, who: IntArray, sessions: IntArray, numbers: IntArray, horizon: int) -> IntArray:
+    """Return the session ``(S,)`` of each H rows, which must be its turns in order, of one rater."""
+    starts = np.flatnonzero(np.diff(sessions, prepend=-1))
+    ends = [*starts.tolist(), len(sessions)][1:]
+    for start, end in zip(starts.tolist(), ends, strict=True):
+        if wrong := wrong_turn(numbers[start:end].tolist(), horizon):
+            turns.refuse("turn", start + wrong[0], wrong[1])
+        if (other := who[start:end] != who[start]).any():
+            turns.refuse("rater", start + int(other.argmax()), of_another(int(sessions[start]), int(who[start])))
+    kept: IntArray = sessions[starts]
+    _, first = np.unique(kept, return_index=True)
+    if len(first) < len(kept):
+        again = int(np.setdiff1d(np.arange(len(kept)), first)[0])
+        turns.refuse("session", int(starts[again]), scattered(int(kept[again])))
+    return kept

@@ -78,6 +78,46 @@ def require_same_encoder(metadata: Mapping[str, Any], images_encoder: str | None
     )
 
 
+def require_encoder_of_data(metadata: Mapping[str, Any], data_encoder: str | None) -> None:
+    """Check that a user model reads the embeddings that gathered labels point into.
+
+    Args:
+        metadata: The user model's.
+        data_encoder: ``PreferenceData.encoder_sha256``.
+
+    Raises:
+        ValueError: If both are known and differ.
+    """
+    own = encoder_hash(metadata)
+    if own is None or data_encoder is None or same_encoder(own, data_encoder):
+        return
+    raise ValueError(
+        f"the user model reads embeddings of encoder {own[:MIN_DIGITS]}, but the labels are about embeddings of "
+        f"{data_encoder[:MIN_DIGITS]}: its scores of them would mean nothing. Take labels of a pool that is embedded "
+        "by the user model's encoder, or fit a user model to these (python -m pasta_gym.user_model.fit --data LABELS)"
+    )
+
+
+def require_given_embeddings(dataset: str, theirs: str | None, known: str | None) -> None:
+    """Check that embeddings that come with a dataset are of the same encoder as all others.
+
+    Args:
+        dataset: Its name.
+        theirs: Hash of the encoder of its embeddings; None where it has none, or does not say.
+        known: Hash of the encoder of the others; None where nobody knows.
+
+    Raises:
+        ValueError: If both are known and differ.
+    """
+    if theirs is None or known is None or same_encoder(theirs, known):
+        return
+    raise ValueError(
+        f"the dataset {dataset} comes with embeddings of encoder {theirs[:MIN_DIGITS]}, and the others are of "
+        f"{known[:MIN_DIGITS]}; numbers of two encoders do not mix. Name the encoder of its embeddings (encoder=...), "
+        "or take a dataset that is embedded by yours"
+    )
+
+
 def module_hash(module: torch.nn.Module) -> str:
     """Hash a module's weights: SHA-256 of the safetensors file they make."""
     return hashlib.sha256(module_bytes(module)).hexdigest()

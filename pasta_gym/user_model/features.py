@@ -156,6 +156,7 @@ class EncodedFeatures(nn.Module):
             data,
             image_embeddings=table(self.images, shown.images, len(data.image_embeddings)),
             prompt_embeddings=table(self.prompts, shown.prompts, len(data.prompt_embeddings)),
+            encoder_sha256=None,  # it changes with every step
         )
 
 

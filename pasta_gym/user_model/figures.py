@@ -18,7 +18,7 @@ from pasta_gym.mini.rater_sessions import Pool
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import rater_log_likelihoods
-from pasta_gym.user_model.encoder_identity import require_frozen_encoder
+from pasta_gym.user_model.encoder_identity import require_encoder_of_data, require_frozen_encoder
 from pasta_gym.user_model.evaluation import (
     N_LABELS,
     HeldOut,
@@ -237,6 +237,8 @@ def all_figures(data_folder: pathlib.Path, model_folder: pathlib.Path) -> dict[s
     for fitted in (model, one_type):
         require_frozen_encoder(fitted.metadata, "this command")
     data, truth = load_preferences(data_folder), load_truth(data_folder)
+    for fitted in (model, one_type):
+        require_encoder_of_data(fitted.metadata, data.encoder_sha256)
     metadata = json.loads((data_folder / "metadata.json").read_text())
     pool = pool_of_labels(data_folder)
     figures: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pathlib
 from array import array
@@ -29,6 +30,7 @@ from pasta_gym.encoders.embedding_cache import EmbeddingCache, Encoder
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
 from pasta_gym.user_model.embedding_table import NO_ROW, EmbeddingTable, Item
+from pasta_gym.user_model.encoder_identity import require_given_embeddings
 from pasta_gym.user_model.label_columns import LabelColumns
 from pasta_gym.user_model.originals import Originals
 from pasta_gym.user_model.pins import Pins
@@ -96,8 +98,10 @@ def gather(
     and takes the choice from its turn. Such images are counted in the dataset's ``report``.
 
     Args:
-        datasets: One or several; raters of two datasets are different people, and their images different images.
-        encoder: Embeds what comes without an embedding. Embeddings that come with records must be of the same one.
+        datasets: One or several. An id of two datasets of the same people (``people_of``) is one rater, whose labels in
+            both say what this person likes; images of two datasets are different images.
+        encoder: Embeds what comes without an embedding. Embeddings that come with records must be of the same one, as
+            far as the dataset's ``encoder_sha256`` says whose they are.
         cache_folder: Where embeddings are kept, in ``images`` and ``texts``, for this run and later ones.
         splits: How raters are split; a dataset with a method ``rater_split(rater)`` decides itself.
         as_split: Datasets all of whose raters are of one split, by name: ``{"hpdv2_test": "test"}``. They are read
@@ -115,13 +119,13 @@ def gather(
 
     Raises:
         DatasetError: If a dataset is broken, or has more bad images than allowed.
-        ValueError: If embeddings do not fit each other, slates differ in size, two datasets have one name, a split or
-            a dataset of ``as_split`` is unknown, or there is no encoder for what needs one.
+        ValueError: If embeddings do not fit each other or are of two encoders, slates differ in size, two datasets have
+            one name, a split or a dataset of ``as_split`` is unknown, or there is no encoder for what needs one.
     """
     several = [datasets] if isinstance(datasets, PreferenceDataset) else list(datasets)
     names = Counter(dataset.name for dataset in several)
     if repeated := [name for name, n in names.items() if n > 1]:
-        raise ValueError(f"two datasets are called {repeated[0]!r}, and raters are told apart by it; pass name=...")
+        raise ValueError(f"two datasets are called {repeated[0]!r}, and images are told apart by it; pass name=...")
     if not 0.0 <= max_bad_images <= 1.0:
         raise ValueError(f"max_bad_images is a share of the images, from 0 to 1, got {max_bad_images}")
     if encoder is not None and cache_folder is None:
@@ -137,7 +141,7 @@ def gather(
     pins = Pins(as_split or {}, several, prompts_too=rule.by == "both")
     gathered = _Gatherer(encoder, cache_folder, rule, pins, max_bad_images, originals)
     for dataset in pins.in_order(several):
-        gathered.start(dataset)
+        gathered.start(dataset)  # refuses another encoder's embeddings before anything is read
         with tqdm(disable=not progress, desc=f"gathering {dataset.name}", unit=" records", mininterval=1) as bar:
             gathered.take(islice(dataset.comparisons(), max_comparisons), gathered.add_comparison, bar)
             gathered.take(islice(dataset.ratings(), max_ratings), gathered.add_rating, bar)
@@ -164,6 +168,8 @@ class _Gatherer:
         self._pins = pins
         self._max_bad_images = max_bad_images
         self._encoder = encoder
+        self._originals = originals
+        self._images_sha256 = hashlib.sha256()
         self._image_cache = self._text_cache = None
         dim = None
         if encoder is not None and cache_folder is not None:
@@ -175,7 +181,7 @@ class _Gatherer:
             "image",
             self._embed_images if encoder else None,
             dim,
-            originals.add_image if originals is not None else None,
+            self._image_row,
         )
         self._prompts = EmbeddingTable[str](
             "prompt",
@@ -187,13 +193,17 @@ class _Gatherer:
         self._rater_splits = array("q")
         self._labels = LabelColumns()
         self._dataset: PreferenceDataset | None = None
-        self._firsts: list[tuple[PreferenceDataset, int]] = []  # each dataset with the number of its first rater
+        self._raters_of: list[tuple[PreferenceDataset, set[int]]] = []
         self._report, self._people = LoadReport(), ""
+        self._encoder_sha256: str | None = None if encoder is None else encoder.identity.get("weights_sha256")
 
     def start(self, dataset: PreferenceDataset) -> None:
         """Take records from another dataset from here on."""
         self._dataset, self._report, self._people = dataset, dataset.report, people_of(dataset)
-        self._firsts.append((dataset, len(self._rater_splits)))
+        theirs: str | None = getattr(dataset, "encoder_sha256", None)
+        require_given_embeddings(dataset.name, theirs, self._encoder_sha256)
+        self._encoder_sha256 = self._encoder_sha256 or theirs
+        self._raters_of.append((dataset, set()))
         self._seen = self._bad = 0
         self._first: list[str] = []
 
@@ -272,12 +282,16 @@ class _Gatherer:
             self._images.table(self._image_cache, spread),
             np.array(self._rater_splits, dtype=np.int64),
         )
-        ends = [*(first for _, first in self._firsts[1:]), len(self._rater_splits)]
         sources = [
-            Source(dataset.name, people_of(dataset), np.arange(first, end, dtype=np.int64))
-            for (dataset, first), end in zip(self._firsts, ends, strict=True)
+            Source(dataset.name, people_of(dataset), np.array(sorted(raters), dtype=np.int64))
+            for dataset, raters in self._raters_of
         ]
-        return replace(data, sources=tuple(sources))
+        return replace(
+            data,
+            sources=tuple(sources),
+            encoder_sha256=self._encoder_sha256,
+            images_sha256=self._images_sha256.hexdigest(),
+        )
 
     @property
     def _name(self) -> str:
@@ -298,21 +312,31 @@ class _Gatherer:
 
     def _rater(self, record: Record) -> int:
         """Number a record's rater; whoever is unknown is somebody new."""
-        if record.rater is not None and (self._name, record.rater) in self._rater_of:
-            return self._rater_of[self._name, record.rater]
-        number, split = len(self._rater_splits), self._split_of(record)
-        if split not in SPLITS:
-            raise ValueError(f"rater {record.rater} of {self._name} is in split {split!r}, expected one of {SPLITS}")
-        self._rater_splits.append(SPLITS.index(split))
+        known = self._known(record)
+        number = len(self._rater_splits) if known is None else known
+        if known is None:
+            split = self._split_of(record)
+            if split not in SPLITS:
+                raise ValueError(
+                    f"rater {record.rater} of {self._name} is in split {split!r}, expected one of {SPLITS}"
+                )
+            self._rater_splits.append(SPLITS.index(split))
         if record.rater is not None:
-            self._rater_of[self._name, record.rater] = number
+            self._rater_of[self._people, record.rater] = number
+        self._raters_of[-1][1].add(number)
         return number
+
+    def _known(self, record: Record) -> int | None:
+        """Number of a rater who was met before, in any dataset of the same people."""
+        return None if record.rater is None else self._rater_of.get((self._people, record.rater))
 
     def _split_of(self, record: Record) -> str | None:
         """Return the split of a record, None if its rater and its prompt disagree and both count, or if others do."""
         if self._pins.of_dataset(self._name) is not None:
             return self._pins.split_of(self._name, self._people, record)
         met = self._pins.of_rater(self._people, record)
+        if met is None and (known := self._known(record)) is not None:
+            met = SPLITS[self._rater_splits[known]]
         own = getattr(self._dataset, "rater_split", None)
         if own is not None and record.rater is not None:
             return met or str(own(record.rater))
@@ -346,6 +370,12 @@ class _Gatherer:
         self._seen += len(items)
         self._report.images += len(items)
         return rows
+
+    def _image_row(self, row: int, item: ImageItem) -> None:
+        """Note which image the next row is of."""
+        self._images_sha256.update(f"{item.name!r}\n".encode(errors="surrogatepass"))
+        if self._originals is not None:
+            self._originals.add_image(row, item)
 
     def _content(self, image: Image) -> bytes | DatasetError | None:
         if image.embedding is not None or self._encoder is None:

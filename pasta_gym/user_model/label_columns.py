@@ -102,7 +102,7 @@ class LabelColumns:
                 rater,
                 prompt,
                 images=np.where(images == NO_ROW, 0, images),  # no evidence points there; any row will do
-                choices=np.where(shown, [turn.choice for turn in turns], -1),
+                choices=np.where(shown, [-1 if turn.choice is None else turn.choice for turn in turns], -1),
                 satisfactions=np.where(whole, asked, np.nan),
                 verdicts=np.where(shown & np.concatenate([[False], shown[:-1]]), verdicts, np.nan),
             )

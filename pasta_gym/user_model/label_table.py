@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.datasets.label_folder import COLUMNS
+from pasta_gym.datasets.parquet_rows import open_parquet
 from pasta_gym.datasets.records import DatasetError
+from pasta_gym.datasets.rows import require_columns, shown
 from pasta_gym.types import FloatArray, IntArray
 
 
@@ -20,7 +24,7 @@ class LabelTable:
 
     Attributes:
         file: Where they come from.
-        columns: ``(n, ...)`` by name.
+        columns: ``(n,)`` by name; numbers as such with NaN for gaps, everything else as objects.
     """
 
     file: pathlib.Path
@@ -38,20 +42,14 @@ class LabelTable:
         found: IntArray = values.astype(np.int64)
         return found
 
-    def within(self, column: str, low: float, high: float, *, gaps: bool = False) -> FloatArray:
+    def within(self, column: str, low: float, high: float) -> FloatArray:
         """Return a column of numbers from ``low`` to ``high``.
-
-        Args:
-            column: Which.
-            low: The least.
-            high: The most.
-            gaps: Whether some may be missing, as NaN.
 
         Raises:
             DatasetError: If one is out of range, with the first such row.
         """
         values = self._numbers(column)
-        good = (values >= low) & (values <= high) | (gaps & np.isnan(values))
+        good = (values >= low) & (values <= high)
         self._require(column, good, f"a number from {low:g} to {high:g}")
         return values
 
@@ -65,17 +63,47 @@ class LabelTable:
         self._require(column, np.isin(values, known), f"one of {', '.join(f'{value:g}' for value in known)}")
         return values
 
-    def places(self, column: str, names: tuple[str, ...]) -> IntArray:
-        """Return where in ``names`` the texts of a column are.
+    def places(self, column: str, names: tuple[str, ...], *, gaps: bool = False) -> IntArray:
+        """Return where in ``names`` the texts of a column are; -1 where one is missing, which ``gaps`` allows.
 
         Raises:
             DatasetError: If one is not there, with the first such row.
         """
-        values = self.columns[column]
-        found: IntArray = np.full(len(values), -1, dtype=np.int64)
-        for place, name in enumerate(names):
-            found[values == name] = place
-        self._require(column, found >= 0, f"one of {', '.join(names)}")
+        values = self.columns[column].tolist()
+        place: dict[object, int] = {name: i for i, name in enumerate(names)}
+        known = [(value is None and gaps) or (isinstance(value, str) and value in place) for value in values]
+        self._require(column, np.array(known, dtype=bool), f"one of {', '.join(names)}{' or nothing' * gaps}")
+        return np.array([place.get(value, -1) for value in values], dtype=np.int64)
+
+    def lists(self, column: str, low: int, high: int, length: int | None = None, *, gaps: bool = False) -> FloatArray:
+        """Return a column of lists of whole numbers from ``low`` to ``high``: ``(n, length)``.
+
+        Args:
+            column: Which.
+            low: The least.
+            high: The most.
+            length: Of each list; that of the first, 2 or more, if left out.
+            gaps: Whether entries, or lists, may be missing, as NaN.
+
+        Raises:
+            DatasetError: If a list is of another length or holds anything else, with the first such row.
+        """
+        values = self.columns[column].tolist()
+        first = values[0] if values and isinstance(values[0], list) else []
+        each = max(2, len(first)) if length is None else length
+        found = np.full((len(values), each), np.nan)
+        for row, entries in enumerate(values):
+            if gaps and entries is None:
+                continue
+            if not isinstance(entries, list) or len(entries) != each:
+                said = f"{len(entries)}" if isinstance(entries, list) else shown(entries)
+                self.refuse(column, row, f"expected a list of {each}, got {said}")
+            for place, entry in enumerate(entries):
+                if gaps and _is_nothing(entry):
+                    continue
+                if not _is_number(entry) or not low <= entry <= high or entry != math.floor(entry):
+                    self.refuse(column, row, f"expected a whole number from {low} to {high}, got {shown(entry)}")
+                found[row, place] = entry
         return found
 
     def refuse(self, column: str, row: int, problem: str) -> NoReturn:
@@ -83,13 +111,52 @@ class LabelTable:
         raise DatasetError(problem, file=self.file, row=row, column=column)
 
     def _numbers(self, column: str) -> FloatArray:
-        try:
-            numbers: FloatArray = self.columns[column].astype(np.float64)  # None becomes NaN
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"expected numbers ({error})", file=self.file, column=column) from error
+        values = self.columns[column]
+        if values.dtype == object:
+            good = [_is_number(value) or _is_nothing(value) for value in values.tolist()]
+            self._require(column, np.array(good, dtype=bool), "a number")
+        numbers: FloatArray = values.astype(np.float64)  # None becomes NaN
         return numbers
 
     def _require(self, column: str, good: NDArray[np.bool_], expected: str) -> None:
         if not good.all():
-            where = tuple(np.argwhere(~good)[0].tolist())
-            self.refuse(column, where[0], f"expected {expected}, got {self.columns[column][where]}")
+            row = int(np.flatnonzero(~good)[0])
+            (value,) = self.columns[column][row : row + 1].tolist()
+            said = "nothing" if _is_nothing(value) else shown(value)
+            self.refuse(column, row, f"expected {expected}, got {said}")
+
+
+def read_label_table(folder: pathlib.Path, name: str, columns: tuple[str, ...]) -> LabelTable:
+    """Read columns of one table of a world's labels.
+
+    Args:
+        folder: The labels.
+        name: Which table, a key of ``COLUMNS``.
+        columns: Those that are looked at; the table must have the others too.
+
+    Raises:
+        DatasetError: If the file is missing or broken, or lacks a column.
+    """
+    import pyarrow as pa
+
+    path = folder / f"{name}.parquet"
+    with open_parquet(path) as file:
+        require_columns(COLUMNS[name], file.schema_arrow.names, str(path))
+        read = file.read(columns=list(columns))
+        found: dict[str, NDArray[np.generic]] = {}
+        for column in columns:
+            kind, values = read.schema.field(column).type, read[column]
+            if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+                found[column] = values.to_numpy()
+            else:
+                found[column] = objects = np.empty(len(values), dtype=object)
+                objects[:] = values.to_pylist()
+    return LabelTable(path, found)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

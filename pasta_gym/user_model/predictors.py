@@ -5,6 +5,9 @@ A score without types is a model of one type, so every figure is computed by the
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import math
 import pathlib
 from collections.abc import Callable
@@ -15,9 +18,11 @@ import numpy as np
 
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.encoder_identity import require_encoder_of_data
 from pasta_gym.user_model.metrics import log_sigmoid
 from pasta_gym.user_model.user_model import UserModel
 
+logger = logging.getLogger(__name__)
 ScoreFunction = Callable[[IntArray, IntArray], FloatArray]
 """Scores images ``(n, m)`` for prompts ``(n,)``, both rows of a dataset's tables: ``(n, m)``, more is better."""
 
@@ -51,9 +56,13 @@ class ModelPredictor:
     Args:
         model: The user model.
         data: The dataset whose rows are asked for.
+
+    Raises:
+        ValueError: If the user model reads another encoder's embeddings than the dataset's.
     """
 
     def __init__(self, model: UserModel, data: PreferenceData) -> None:
+        require_encoder_of_data(model.metadata, data.encoder_sha256)
         self.model = model
         self.prior: FloatArray = model.prior
         self.comparison_temperature = model.comparison_temperature
@@ -165,18 +174,37 @@ def table_score(table: FloatArray) -> ScoreFunction:
     return score
 
 
-def read_scores(path: str | pathlib.Path, n_images: int) -> FloatArray:
+def scored_path(path: str | pathlib.Path) -> pathlib.Path:
+    """Name the file beside scores that says which images they are of: ``pickscore.npy.json``."""
+    return pathlib.Path(f"{path}.json")
+
+
+def scored_record(images_sha256: str | None, scores: bytes) -> dict[str, str | None]:
+    """Say which images scores are of, and which scores: the content of the file beside theirs.
+
+    Args:
+        images_sha256: ``PreferenceData.images_sha256``.
+        scores: Bytes of the ``.npy`` file.
+    """
+    return {"images_sha256": images_sha256, "scores_sha256": hashlib.sha256(scores).hexdigest()}
+
+
+def read_scores(path: str | pathlib.Path, n_images: int, images_sha256: str | None = None) -> FloatArray:
     """Read scores that ``python -m benchmarks.score_images`` wrote, or anything else of that shape.
+
+    The command leaves a file beside them that says which image is in which row. Without one the rows are taken as they
+    are, and a warning says so: of scores in another order nothing else can tell.
 
     Args:
         path: A ``.npy`` file.
         n_images: Images of the dataset.
+        images_sha256: The dataset's ``images_sha256``.
 
     Returns:
         ``(n_images,)``, NaN for images that no label is about.
 
     Raises:
-        ValueError: If the file is missing, broken, or not of one number an image.
+        ValueError: If a file is missing or broken, not of one number an image, or of other images or another order.
     """
     try:
         table = np.load(path, allow_pickle=False)
@@ -189,8 +217,30 @@ def read_scores(path: str | pathlib.Path, n_images: int) -> FloatArray:
             f"{path} must hold one score for each of {n_images} images, got {getattr(table, 'shape', 'an archive')}; "
             "score the images of this very dataset, with the same limits and splits"
         )
+    _require_images_of(pathlib.Path(path), images_sha256)
     scores: FloatArray = table.astype(np.float64)
     return scores
+
+
+def _require_images_of(path: pathlib.Path, images_sha256: str | None) -> None:
+    beside = scored_path(path)
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        logger.warning("%s is not there, so nobody checks that row i of %s is the dataset's image i", beside, path)
+        return
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {beside} ({error}); score the images again") from error
+    if not isinstance(said, dict) or scored_record(None, path.read_bytes())["scores_sha256"] != said.get(
+        "scores_sha256"
+    ):
+        raise ValueError(f"{beside} is not about these scores of {path}; score the images again")
+    if None not in (images_sha256, said.get("images_sha256")) and images_sha256 != said["images_sha256"]:
+        raise ValueError(
+            f"{path} holds scores of other images, or in another order, than those of this dataset: score the images "
+            "of this very dataset, with the same limits and splits (python -m benchmarks.score_images). Rows of a "
+            "fit's data are not those of a folder of labels"
+        )
 
 
 def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train") -> ScorePredictor:

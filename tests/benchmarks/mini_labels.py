@@ -2,36 +2,36 @@
 
 import dataclasses
 
-import numpy as np
-
+from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.mini import rater_data
 from pasta_gym.mini.rater_sessions import paint_sessions
 from pasta_gym.types import Images
-from tests.raters.test_rater_data import CONFIG, DIM, Toy, studio
+from pasta_gym.worlds import make_world
+from tests.raters.test_rater_data import CONFIG, Toy, studio
 
 
-class Wide(Toy):
-    """Toy pictures whose embeddings are of another width."""
+class Embedded(Toy):
+    """Toy pictures for the raters' eyes, with the embeddings that the mini world's surrogate has of their prompts."""
 
-    def __init__(self, dim):
+    def __init__(self):
         super().__init__()
-        self.embedding_dim = dim
-        self._spread = np.random.default_rng(3).standard_normal((DIM, dim)).astype(np.float32) / DIM**0.5
+        self._surrogate = make_world("mini").image_generator("surrogate")
+        self.embedding_dim = self._surrogate.embedding_dim
+        self.encoder_sha256 = self._surrogate.encoder_sha256
 
     def generate(self, prompts, keys):
-        made = super().generate(prompts, keys)
-        return Images(made.embeddings @ self._spread, made.pixels)
+        return Images(self._surrogate.generate(prompts, keys).embeddings, super().generate(prompts, keys).pixels)
 
 
-def label_small_world(folder, dim=None):
+def label_small_world(folder, *, embedded=False):
     """Sixteen raters in front of toy pictures, with as many pairs each as the figures need; returns the labels.
 
-    ``dim`` is the width of the embeddings, for user models that are to be played with in a world of that width.
+    ``embedded`` takes embeddings of the mini world's encoder, for user models that are to be played with there. Others
+    are of no encoder at all.
     """
     drawn = studio()
-    if dim is not None:
-        texts = np.random.default_rng(4).standard_normal((64, dim)).astype(np.float32)
-        drawn = dataclasses.replace(studio(Wide(dim)), encode_texts=lambda given: texts[[len(t) % 64 for t in given]])
+    if embedded:
+        drawn = dataclasses.replace(studio(Embedded()), encode_texts=ClipEncoder.mini(device="cpu").encode_texts)
     paint_sessions(drawn, folder / "pool", CONFIG)
     rater_data.label(folder / "pool", folder / "labels", 0, rater_data.LabelConfig(train_pairs=20, ratings=4))
     return folder / "labels"

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.rater_scores import Scored
 from pasta_gym.mini import raters
 from pasta_gym.mini.pool_pictures import PoolPictures
 from pasta_gym.mini.rater_sessions import paint_sessions
+from pasta_gym.trajectories.rater_rewards import labels_by_type
 from pasta_gym.user_model import fit
 from pasta_gym.user_model.evaluation import Predictions
 from pasta_gym.user_model.user_model import UserModel
@@ -120,6 +122,7 @@ class Own:
 
     def __init__(self, step):
         self._step = step
+        self.identity = {"weights_sha256": "b" * 64}
 
     def encode_images(self, shown):
         values = values_in(np.stack([np.asarray(picture) for picture in shown]))
@@ -221,3 +224,20 @@ def test_a_file_is_put_in_place_whole_or_not_at_all(tmp_path):
     assert list(target.parent.iterdir()) == []
     command.write_atomically(target, lambda partial: partial.write_text("whole"))
     assert target.read_text() == "whole"
+
+
+def test_labels_about_another_encoders_embeddings_are_refused(world, tmp_path):
+    for name, sha in (("model", "a" * 64), ("labels", "b" * 16)):
+        source, key = ("model-0", "user_model") if name == "model" else ("labels", "labels")
+        folder = shutil.copytree(world / source, tmp_path / key)
+        metadata = json.loads((folder / "metadata.json").read_text())
+        metadata |= {"encoder": {"sha256": sha}} if name == "model" else {"encoder_sha256": sha}
+        if name == "labels":
+            metadata["pool"] = str(world / "pool")
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+    given = ["--data", str(tmp_path / "labels"), "--draws", "0"]
+    with pytest.raises(ValueError, match=r"reads embeddings of encoder a{16}, but the labels are about .* b{16}: its"):
+        command.main(["--model", str(tmp_path / "user_model"), *given])
+    with pytest.raises(ValueError, match=r"reads embeddings of encoder a{16}, but the labels are about .* b{16}: its"):
+        labels_by_type(UserModel.load(tmp_path / "user_model"), tmp_path / "labels", np.arange(3))
+    command.main(["--model", str(world / "model-0"), *given])  # whose nobody knows

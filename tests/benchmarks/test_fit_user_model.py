@@ -388,6 +388,9 @@ def test_the_papers_command_trains_the_encoder_and_keeps_it(with_pictures, monke
     again = held_out_scores(ModelPredictor(model, data), data)
     assert again["50"] == pytest.approx(model.metadata["held_out"]["50"], abs=1e-4)
     unread = command.gather(PictureShop(), frozen, tmp_path / "again")
+    with pytest.raises(ValueError, match=r"the user model reads embeddings of encoder .* but the labels are about"):
+        ModelPredictor(model, unread)
+    unread = dataclasses.replace(unread, encoder_sha256=None)  # as if nobody knew
     others = held_out_scores(ModelPredictor(model, unread), unread)
     assert again["50"]["pair_log_likelihood"] != pytest.approx(others["50"]["pair_log_likelihood"], abs=1e-4)
     with gym.make("PastaT2I-v0", images="painter", user_model=str(out)) as env:

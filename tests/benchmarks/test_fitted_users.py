@@ -10,6 +10,7 @@ from benchmarks import fit_user_model
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, read_settings
 from pasta_gym.user_model.user_model import UserModel
+from pasta_gym.worlds import make_world
 from tests.benchmarks.mini_labels import label_small_world
 
 FIT = [
@@ -41,13 +42,16 @@ def composed(name, *overrides):
         return compose(name, list(overrides))
 
 
+def fit_settings(labels, folder):
+    places = [f"data.0.folder={labels}", f"out={folder / 'users'}", f"cache={folder / 'embeddings'}"]
+    return fit_user_model.read_settings(composed("fit_user_model", *FIT, *places))
+
+
 @pytest.fixture
 def fitted(tmp_path, monkeypatch):
-    """A user model fitted by the one command on small labels, whose embeddings are as wide as the mini world's."""
+    """A user model fitted by the one command on small labels about embeddings of the mini world's encoder."""
     monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path / "cache"))
-    labels = label_small_world(tmp_path / "raters", dim=64)
-    places = [f"data.0.folder={labels}", f"out={tmp_path / 'users'}", f"cache={tmp_path / 'embeddings'}"]
-    return fit_user_model.run(fit_user_model.read_settings(composed("fit_user_model", *FIT, *places)))
+    return fit_user_model.run(fit_settings(label_small_world(tmp_path / "raters", embedded=True), tmp_path))
 
 
 def played(agent, runs, *overrides):
@@ -80,3 +84,14 @@ def test_agents_run_in_front_of_fitted_users(fitted, tmp_path):
     finals = [[float(row["final_utility"]) for row in found] for found in (rows["random"], rows["iql"], shipped)]
     assert len({tuple(final) for final in finals}) == 3
     assert all(len(final) == 6 for final in finals)
+
+
+def test_labels_about_another_encoders_embeddings_are_not_fitted_as_this_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path / "cache"))
+    labels = label_small_world(tmp_path / "raters", embedded=True)
+    metadata = json.loads((labels / "metadata.json").read_text())
+    assert metadata["encoder_sha256"] == make_world("mini").image_generator("surrogate").encoder_sha256
+    (labels / "metadata.json").write_text(json.dumps(metadata | {"encoder_sha256": "f" * 16}))
+    with pytest.raises(ValueError, match=r"mini_raters comes with embeddings of encoder f{16}, and the others are of"):
+        fit_user_model.run(fit_settings(labels, tmp_path))
+    assert not (tmp_path / "users").exists()

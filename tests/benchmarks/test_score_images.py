@@ -43,12 +43,17 @@ def test_every_picture_is_scored_for_the_prompt_it_was_judged_for(hpd, tmp_path,
     cosines /= np.linalg.norm(text[prompts], axis=1) * np.linalg.norm(image, axis=1)
     assert table == pytest.approx(cosines, abs=1e-5)
     assert len(set(table.round(6))) == len(table)
-    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["clip.npy"]
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["clip.npy", "clip.npy.json"]
     said = capsys.readouterr().out
     assert f"CLIP score of {len(table)} of {len(table)} images" in said
     assert "then: python -m benchmarks.fit_user_model data=preferences/hpdv2 encoder=mini " in said
     assert f" +scores.clip={tmp_path / 'scores' / 'clip.npy'}\n" in said
-    assert np.array_equal(read_scores(tmp_path / "scores" / "clip.npy", len(table)), table)
+    read = lambda data: read_scores(tmp_path / "scores" / "clip.npy", len(table), data.images_sha256)  # noqa: E731
+    assert np.array_equal(read(data), table)
+    turned = open_dataset("hpdv2", folder=folder)
+    turned.comparisons = lambda: reversed(list(open_dataset("hpdv2", folder=folder).comparisons()))
+    with pytest.raises(ValueError, match=r"clip\.npy holds scores of other images, or in another order, than those"):
+        read(gather(turned, encoder, tmp_path / "again"))
 
 
 def test_scorers_are_found_by_name_with_their_weights(hpd, tmp_path, monkeypatch):

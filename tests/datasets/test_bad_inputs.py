@@ -23,6 +23,7 @@ from pasta_gym.datasets.pasta_probe import probe
 from pasta_gym.datasets.pasta_sessions import PastaSessions
 from pasta_gym.datasets.pickapic import PickAPic
 from pasta_gym.datasets.simulacra import Simulacra
+from pasta_gym.user_model.data import load_preferences
 from tests.datasets.formats import (
     HPD_TEST,
     HPD_TRAIN,
@@ -198,6 +199,99 @@ def test_mini_rater_columns(home, data):
     name = data.draw(st.sampled_from(sorted(LABELS)))
     table = damaged_table(data.draw, LABELS[name])
     with_table(home / f"mini/labels/{name}.parquet", table, "mini_raters", lambda: MiniRaters(home / "mini/labels"))
+
+
+READ_BY_BOTH = {
+    "raters": ("rater", "split"),
+    "pairs": ("rater", "session", "first", "second", "label"),
+    "ratings": ("rater", "session", "image", "rating"),
+    "rankings": ("rater", "session"),  # of images one asks for lists of one length, and the other does not
+    "turns": ("rater", "session", "turn", "choice", "column_satisfaction", "than_before"),
+}
+
+
+def refused(read):
+    try:
+        read()
+    except DatasetError:
+        return True
+    return False
+
+
+@settings(some, max_examples=60)
+@given(data=st.data())
+def test_both_readers_of_labels_agree_on_what_is_valid(home, data):
+    """One value of a column that both read is absurd, or a row is missing, twice or elsewhere."""
+    name = data.draw(st.sampled_from(sorted(READ_BY_BOTH)))
+    rows = copy.deepcopy(LABELS[name])
+    at = data.draw(st.integers(0, len(rows) - 1))
+    how = data.draw(
+        st.sampled_from(["value", "value", "value", "drop", "twice", "move"] if name == "turns" else ["value"])
+    )
+    if how == "value":
+        column = data.draw(st.sampled_from(READ_BY_BOTH[name]))
+        kind = (
+            [[None, 2], [6, 1], [1.5, 2], [1], [2, 5]]
+            if column == "column_satisfaction"
+            else ["worse", -1, -2, 0, 1, 9]
+        )
+        rows[at][column] = data.draw(
+            st.sampled_from([*kind, None, "", "x", 1.5, float("nan"), float("inf"), True, [[1]]])
+        )
+    else:
+        row = rows.pop(at)
+        rows = {"drop": rows, "twice": [*rows[:at], row, row, *rows[at:]], "move": [*rows, row]}[how]
+    folder = home / "mini/labels"
+    path = folder / f"{name}.parquet"
+    whole = path.read_bytes()
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # text among numbers is no table at all
+        return
+    try:
+        assert refused(lambda: drain(MiniRaters(folder))) == refused(lambda: load_preferences(folder))
+    finally:
+        path.write_bytes(whole)
+
+
+@some
+@given(data=st.data())
+def test_mini_labels_are_loaded_at_once_or_refused(home, data):
+    name = data.draw(st.sampled_from(sorted(LABELS)))
+    table = damaged_table(data.draw, LABELS[name])
+    path = home / f"mini/labels/{name}.parquet"
+    whole = path.read_bytes()
+    try:
+        pq.write_table(table, path)
+        refused(lambda: load_preferences(home / "mini/labels"))
+    finally:
+        path.write_bytes(whole)
+
+
+@some
+@pytest.mark.parametrize("name", ["labels/pairs.parquet", "labels/metadata.json", "pool/shard-000000.npz"])
+@given(data=st.data())
+def test_damaged_bytes_of_mini_labels_are_loaded_or_refused(home, name, data):
+    path = home / "mini" / name
+    whole = path.read_bytes()
+    path.write_bytes(data.draw(damage(whole)))
+    try:
+        refused(lambda: load_preferences(home / "mini/labels"))
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"format": 1}', "3", ""])
+def test_metadata_of_labels_that_are_none(home, content):
+    path = home / "mini/labels/metadata.json"
+    whole = path.read_bytes()
+    path.write_text(content)
+    try:
+        for read in (MiniRaters, load_preferences):
+            with pytest.raises(DatasetError, match=r"metadata\.json"):
+                read(home / "mini/labels")
+    finally:
+        path.write_bytes(whole)
 
 
 @some

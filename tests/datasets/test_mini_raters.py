@@ -14,6 +14,7 @@ from pasta_gym.datasets.splits import people_of
 from pasta_gym.mini import grammar
 from pasta_gym.mini.pool_pictures import pictures_path, write_pictures
 from pasta_gym.user_model.data import load_preferences
+from pasta_gym.user_model.gather import gather
 from tests.datasets.formats import LABELS, LABELS_METADATA, drain, write_labels
 
 
@@ -146,9 +147,15 @@ def test_the_records_are_what_the_user_model_is_fitted_on(folder):
         ("pairs", 2, {"prompt": -1}, "prompt", "prompt id must be in"),
         ("ratings", 1, {"rating": 11}, "rating", "from 1 to 10, got 11"),
         ("rankings", 0, {"images": [3]}, None, "2 images or more, got 1"),
-        ("turns", 3, {"choice": 2}, None, r"0\.\.1, got 2"),
+        ("turns", 3, {"choice": 2}, "choice", "from -1 to 1, got 2"),
+        ("turns", 3, {"choice": -2}, "choice", "from -1 to 1, got -2"),
+        ("turns", 3, {"choice": None}, "choice", "a whole number, got nothing"),
+        ("turns", 3, {"rater": 0}, "rater", "session 1 is of rater 1 in another row"),
+        ("raters", 2, {"rater": 1}, "rater", "rater 1 is here a second time"),
+        ("raters", 2, {"rater": 3}, "rater", "a whole number from 0 to 2, got 3"),
+        ("turns", 0, {"column_satisfaction": [3]}, "column_satisfaction", "for each of 2 columns, got 1"),
         ("turns", 3, {"than_before": "nicer"}, "than_before", "better, same, worse or nothing, got 'nicer'"),
-        ("turns", 0, {"column_satisfaction": [0, 3]}, None, r"1\.\.5, got 0"),
+        ("turns", 0, {"column_satisfaction": [0, 3]}, "column_satisfaction", "from 1 to 5, got 0"),
         ("turns", 0, {"slate": [1]}, None, "one prompt for each of 2 columns, got 1"),
         ("turns", 2, {"turn": 1}, "turn", r"turns 0\.\.1 in order, got \[1, 1\]"),
         ("raters", 1, {"split": "dev"}, "split", "train, validation, test, got 'dev'"),
@@ -168,8 +175,9 @@ def test_what_makes_no_sense_names_file_row_and_column(tmp_path, table, row, cha
     ("metadata", "message"),
     [
         ({"format": 2}, "format 2, this version reads 1"),
-        ({"horizon": 0}, "no such size: 0"),
-        ({"rating_levels": 1}, "no such size: 1"),
+        ({"horizon": 0}, "column horizon: expected a whole number from 1 to 1000, got 0"),
+        ({"rating_levels": 1}, "column rating_levels: expected a whole number from 2 to 1000, got 1"),
+        ({"encoder_sha256": 7}, "column encoder_sha256: expected text, got 7"),
         ({"slate_size": "two"}, "whole number, got 'two'"),
         ({"pool": None}, "expected text, got nothing"),
         ({"horizon": 3}, r"image_embeddings \(S, 14, d\), got \(2,\), \(2, 4\), \(2, 10, 4\)"),
@@ -199,3 +207,36 @@ def test_a_pool_with_gaps_broken_shards_or_odd_numbers_is_refused(folder):
     second.unlink()
     with pytest.raises(DatasetError, match=r"no shard-\*.npz"):
         list(MiniRaters(folder).ratings())
+
+
+def test_what_was_not_said_is_read_by_both(tmp_path):
+    tables = copy.deepcopy(LABELS)
+    tables["turns"][1].update(choice=-1, column_satisfaction=[None, 3], turn_satisfaction=None)
+    tables["turns"][2].update(column_satisfaction=None)
+    folder = write_labels(tmp_path, tables)
+    first, second, _ = MiniRaters(folder).sessions()
+    assert [turn.choice for turn in first.turns] == [0, None]
+    assert first.turns[1].satisfactions == (None, 0.5)
+    assert (first.turns[1].satisfaction, second.turns[0].satisfactions) == (None, None)
+    for data in (load_preferences(folder), gather(MiniRaters(folder))):
+        assert data.session_choices.tolist() == [[0, -1], [1, 0], [0, 1]]
+        assert np.array_equal(data.session_satisfactions[0, 1], [np.nan, 0.5], equal_nan=True)
+        assert np.isnan(data.session_satisfactions[1, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("turns", "row", "column", "message"),
+    [
+        ([0, 1, 2, 3, 4], 4, "turn", r"turns 0\.\.1 in order, got \[0\]"),
+        ([1, 0, 2, 3, 4, 5], 0, "turn", r"turns 0\.\.1 in order, got \[1, 0\]"),
+        ([0, 1, 2, 3, 4, 5, 0, 1], 6, "session", "session 0 is here again, after others; sort the table by session"),
+        ([0, 2, 1, 3, 4, 5], 0, "turn", r"got \[0\]"),
+    ],
+)
+def test_sessions_are_whole_and_in_order_for_both(tmp_path, turns, row, column, message):
+    folder = write_labels(tmp_path, LABELS | {"turns": [LABELS["turns"][i] for i in turns]})
+    for read in (lambda: drain(MiniRaters(folder)), lambda: load_preferences(folder)):
+        with pytest.raises(DatasetError, match=message) as caught:
+            read()
+        assert caught.value.file == str(folder / "turns.parquet")
+        assert (caught.value.row, caught.value.column) == (row, column)

@@ -65,6 +65,11 @@ def test_a_whole_session_is_accepted():
     assert session.turns[0].choice == 1
 
 
+def test_what_nobody_said_is_none():
+    unsaid = turn(choice=None, satisfactions=(None, 1.0))
+    assert (unsaid.choice, unsaid.satisfactions) == (None, (None, 1.0))
+
+
 def test_a_report_adds_up_reads_well_and_starts_anew():
     report = LoadReport()
     assert str(report) == "nothing read yet"

@@ -251,7 +251,7 @@ def test_the_fit_never_needs_the_truth(label_folder, tmp_path):
     with pytest.raises(ValueError, match=r"cannot read .*truth\.npz"):
         rater_data.load_truth(copy)
     (copy / "pairs.parquet").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"cannot read .*pairs\.parquet"):
+    with pytest.raises(ValueError, match=r"pairs\.parquet: cannot be read as Parquet"):
         load_preferences(copy)
 
 

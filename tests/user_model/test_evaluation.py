@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from pasta_gym.user_model.predictors import (
     calibrated,
     clip_score,
     read_scores,
+    scored_path,
+    scored_record,
     table_score,
 )
 from pasta_gym.user_model.user_model import UserModel
@@ -255,6 +258,27 @@ def test_scores_from_a_file_are_of_all_images_that_count(tmp_path):
     np.savez(tmp_path / "many.npz", np.zeros(3))
     with pytest.raises(ValueError, match="got an archive"):
         read_scores(tmp_path / "many.npz", 3)
+
+
+def test_scores_say_which_images_they_are_of(tmp_path, caplog):
+    path = tmp_path / "own.npy"
+    np.save(path, np.arange(3.0))
+    assert read_scores(path, 3, "aa").tolist() == [0, 1, 2]
+    assert f"own.npy.json is not there, so nobody checks that row i of {path} is the dataset's image i" in caplog.text
+    caplog.clear()
+    scored_path(path).write_text(json.dumps(scored_record("aa", path.read_bytes())))
+    assert read_scores(path, 3, "aa").tolist() == read_scores(path, 3).tolist() == [0, 1, 2]
+    assert not caplog.text
+    with pytest.raises(ValueError, match=r"own\.npy holds scores of other images, or in another order, than those of"):
+        read_scores(path, 3, "bb")
+    np.save(path, np.arange(3.0)[::-1])
+    with pytest.raises(
+        ValueError, match=r"own\.npy\.json is not about these scores of .*own\.npy; score the images ag"
+    ):
+        read_scores(path, 3, "aa")
+    scored_path(path).write_text("{")
+    with pytest.raises(ValueError, match=r"cannot read .*own\.npy\.json"):
+        read_scores(path, 3, "aa")
 
 
 def test_many_images_are_scored_a_few_at_a_time():

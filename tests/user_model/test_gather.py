@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pasta_gym.datasets.mini_raters import MiniRaters
 from pasta_gym.datasets.pickapic import PickAPic
 from pasta_gym.datasets.records import Comparison, DatasetError, Image, LoadReport, Rating, Session, Turn
-from pasta_gym.datasets.splits import split_of_prompt, split_of_rater
+from pasta_gym.datasets.splits import Split, split_of_prompt, split_of_rater
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.encoders.embedding_cache import BadImagesError, EmbeddingCache
 from pasta_gym.user_model import gather as gather_module
@@ -98,6 +98,43 @@ def run(tmp_path):
         return gather(Records(*records), Encoder(), tmp_path, **{"max_bad_images": 1.0, **options})
 
     return gathered
+
+
+A, B = "a" * 64, "b" * 64
+
+
+def embedded(encoder, name="given"):
+    """A pair of embeddings that came along, of an encoder."""
+    images = tuple(image(f"{name}{n}", np.array([n, 1, 0], dtype=np.float32)) for n in (5, 6))
+    prompt = np.array([1, 2, 3], dtype=np.float32)
+    dataset = Records(Comparison("ann", "cat", images, (0.0, 1.0), prompt), name=name)
+    if encoder is not None:
+        dataset.encoder_sha256 = encoder
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "known"),
+    [(A, A, A), (A[:16], A, A), (A, A[:16], A[:16]), (None, A, A), (A, None, A), (None, None, None)],
+)
+def test_given_embeddings_of_one_encoder_or_of_an_unknown_one_are_gathered(tmp_path, theirs, own, known):
+    encoder = Encoder()
+    encoder.identity |= {"weights_sha256": own} if own else {}
+    assert gather(embedded(theirs), encoder, tmp_path).encoder_sha256 == known
+
+
+def test_given_embeddings_of_two_encoders_do_not_mix(tmp_path):
+    encoder = Encoder()
+    encoder.identity["weights_sha256"] = B
+    for theirs in (embedded(A), Split(embedded(A), "train", fractions={"train": 1.0})):
+        with pytest.raises(
+            ValueError, match=rf"{theirs.name} comes with embeddings of encoder a+, and the others are of b+"
+        ):
+            gather(theirs, encoder, tmp_path)
+    with pytest.raises(ValueError, match=r"dataset two comes with embeddings of encoder b+, and the others are of a+;"):
+        gather([embedded(A, "one"), embedded(B, "two")])
+    with pytest.raises(ValueError, match="dataset given comes with"):  # a hash of fewer digits says too little
+        gather(embedded(A[:8]), encoder, tmp_path)
 
 
 def test_pairs_and_ties(run):
@@ -234,9 +271,20 @@ def test_a_broken_download_stops_early(tmp_path):
         gather(dataset, Encoder(), tmp_path)
 
 
-def test_datasets_are_kept_apart(tmp_path):
+def test_the_order_of_images_has_a_name(tmp_path):
+    a, b = Records(compare((0, 1), (1, 2)), name="a"), Records(compare((0, 1), (3, 4), "bob"), name="b")
+    plain, again, put = (
+        gather([a, b], Encoder(), tmp_path, as_split=given) for given in (None, {"a": "train"}, {"b": "test"})
+    )
+    assert len({len(data.image_embeddings) for data in (plain, again, put)}) == 1
+    assert plain.images_sha256 == again.images_sha256
+    assert plain.images_sha256 != put.images_sha256  # held-out datasets are read first
+
+
+def test_datasets_of_different_people_are_kept_apart(tmp_path):
     one = Records(compare((1, 2), (1, 2)), name="one")
     other = Records(compare((1, 2), (2, 1)), Rating("ann", "cat", image(9), 1.0), name="other")
+    other.people = "other people"
     data = gather([one, other], Encoder(), tmp_path)
     assert data.pair_raters.tolist() == [0, 1]
     assert data.rating_raters.tolist() == [1]
@@ -473,5 +521,5 @@ def test_an_unknown_verdict_is_named(few_labels, tmp_path):
     turns = pq.read_table(folder / "turns.parquet").to_pydict()
     turns["than_before"][3] = "nicer"
     pq.write_table(pa.table(turns), folder / "turns.parquet")
-    with pytest.raises(ValueError, match=r"turns\.parquet must be one of worse, same, better or empty, got 'nicer'"):
+    with pytest.raises(ValueError, match=r"turns\.parquet, row 3, column than_before: expected one of .* got 'nicer'"):
         load_preferences(folder)

@@ -38,7 +38,7 @@ def changed(labels, folder, name, column, row, value):
 @pytest.mark.parametrize(
     ("name", "column", "value", "problem"),
     [
-        ("raters", "split", "dev", "expected one of train, validation, test, got dev"),
+        ("raters", "split", "dev", "expected one of train, validation, test, got 'dev'"),
         ("raters", "rater", 750, "expected a whole number from 0 to 749, got 750"),
         ("raters", "rater", 9, "rater 9 is here a second time"),
         ("pairs", "rater", 99_999, "expected a whole number from 0 to 749, got 99999"),
@@ -46,17 +46,21 @@ def changed(labels, folder, name, column, row, value):
         ("pairs", "first", 87, "expected a whole number from 0 to 83, got 87"),
         ("pairs", "second", 84, "expected a whole number from 0 to 83, got 84"),
         ("pairs", "label", 7.0, "expected one of 0, 0.5, 1, got 7.0"),
-        ("pairs", "label", None, "expected one of 0, 0.5, 1, got None"),
+        ("pairs", "label", None, "expected one of 0, 0.5, 1, got nothing"),
         ("ratings", "image", 84, "expected a whole number from 0 to 83, got 84"),
         ("ratings", "rating", 77, "expected a number from 1 to 10, got 77"),
-        ("ratings", "rating", None, "expected a number from 1 to 10, got None"),
+        ("ratings", "rating", None, "expected a number from 1 to 10, got nothing"),
         ("rankings", "images", [1, 2, 3, 84], "expected a whole number from 0 to 83, got 84"),
         ("turns", "choice", 9, "expected a whole number from -1 to 3, got 9"),
-        ("turns", "choice", None, "expected a whole number from -1 to 3, got None"),
+        ("turns", "choice", None, "expected a whole number from -1 to 3, got nothing"),
         ("turns", "turn", 9, "expected a whole number from 0 to 4, got 9"),
-        ("turns", "turn", 0, "turn 0 is here a second time"),
+        ("turns", "turn", 0, r"expected turns 0\.\.4 in order, got \[0, 1, 0, 3, 4\]"),
+        ("turns", "than_before", "nicer", "expected one of better, same, worse or nothing, got 'nicer'"),
+        ("turns", "column_satisfaction", [1, 2, 3], r"expected a list of 4, got 3"),
+        ("turns", "column_satisfaction", [1.5, 2, 3, 4], r"expected a whole number from 1 to 5, got 1\.5"),
+        ("rankings", "images", [1, 2, 3], "expected a list of 4, got 3"),
         ("turns", "rater", 700, "is of rater [0-9]+ in another row"),
-        ("turns", "column_satisfaction", [1, 2, 6, 3], "expected a number from 1 to 5, got 6"),
+        ("turns", "column_satisfaction", [1, 2, 6, 3], "expected a whole number from 1 to 5, got 6"),
     ],
 )
 def test_values_out_of_range_name_file_row_and_column(labels, tmp_path, name, column, value, problem):
@@ -72,7 +76,7 @@ def test_sessions_larger_than_the_pools_are_refused(labels, tmp_path):
     folder = shutil.copytree(labels, tmp_path / "labels")
     metadata = json.loads((folder / "metadata.json").read_text())
     (folder / "metadata.json").write_text(json.dumps(metadata | {"horizon": 6}))
-    with pytest.raises(ValueError, match=r"6 turns of 4 columns of 4 images .* has 84 images; name the pool"):
+    with pytest.raises(DatasetError, match=r"image_embeddings \(S, 100, d\), got .*, 84, 64\); name the pool that"):
         load_preferences(folder)
 
 

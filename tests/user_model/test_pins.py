@@ -88,3 +88,32 @@ def test_where_a_dataset_cannot_be_put(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             gather(votes_of((1,), "held"), Encoder(), tmp_path, as_split=put)
+
+
+def test_an_id_of_two_datasets_of_the_same_people_is_one_rater(tmp_path):
+    """Labels of both are one person's; in a dataset of other people the id is somebody else's."""
+    first = Records(compare((1, 2), (1, 2), "42"), compare((1, 2), (3, 4), "7"), name="v1")
+    second = Records(
+        compare((1, 2), (5, 6), "9"), compare((2, 1), (7, 8), "42"), compare((1, 2), (9, 1), None), name="v2"
+    )
+    other = Records(compare((1, 2), (11, 12), "42"), name="other")
+    other.people = "others"
+    data = gather([first, second, other], Encoder(), tmp_path)
+    assert {source.name: source.raters.tolist() for source in data.sources} == {
+        "v1": [0, 1],
+        "v2": [0, 2, 3],
+        "other": [4],
+    }
+    assert seen(data, data.pair_images[data.pair_raters == 0]) == [[1, 2], [7, 8]]
+    assert data.n_raters == 5
+    # Who splits its raters itself does so for those that nobody knows yet.
+    first.rater_split, second.rater_split = (lambda _: "test"), (lambda _: "train")
+    data = gather([first, second], Encoder(), tmp_path)
+    assert [SPLITS[split] for split in data.rater_splits] == ["test", "test", "train", SPLITS[data.rater_splits[3]]]
+
+
+def test_all_that_one_person_said_is_one_latent_rater(tmp_path):
+    both = [votes_of(range(1, 31), name) for name in ("v1", "v2")]
+    data = gather(both, Encoder(), tmp_path)
+    assert data.n_raters == 30
+    assert np.bincount(data.pair_raters).tolist() == [4] * 30
