@@ -403,23 +403,23 @@ def test_corrupt_entries_are_painted_again(tmp_path, caplog):
 
 
 def test_every_batch_is_kept_before_the_next_is_painted(tmp_path):
-    _, images = cached(tmp_path, batch_size=4)
+    _, images = cached(tmp_path, batch_size=2)
     embed, sizes = images.images.encode_images, []
 
     def dies_at_the_third(pixels):
         sizes.append(len(pixels))
-        if len(sizes) == 3:
+        if len(sizes) == 4:
             raise KeyboardInterrupt
         return embed(pixels)
 
     images.images.encode_images = dies_at_the_third
     with pytest.raises(KeyboardInterrupt):
         images.generate(PROMPTS, KEYS)
-    assert sizes == [4, 4, 1]
-    assert len(images.cache) == 8
+    assert sizes == [2, 1, 2, 1]  # one prompt after the other
+    assert len(images.cache) == 5
     painter, images = cached(tmp_path, batch_size=4)
     whole = images.generate(PROMPTS, KEYS)
-    assert painter.n == 1
+    assert painter.n == 4
     np.testing.assert_array_equal(whole.pixels, plain().pixels)
     np.testing.assert_array_equal(whole.embeddings, plain().embeddings)
 
@@ -444,7 +444,8 @@ def test_an_encoder_that_runs_out_of_memory_is_given_less(tmp_path, is_kept, fil
     assert sum(fitted) == 9
     np.testing.assert_array_equal(found.pixels, plain().pixels)
     np.testing.assert_array_equal(found.embeddings, plain().embeddings)
-    assert own.batch_size == (2 if is_kept else 4)
+    halved = 2 if fill_batches else 1  # of four, and of the three pictures of a prompt
+    assert own.batch_size == (halved if is_kept else 4)
     if is_kept:  # under the encoder of another name the pictures are there, and the same holds
         _, images = cached(tmp_path, fingerprint="other", batch_size=4)
         images.images.encode_images = small

@@ -39,8 +39,8 @@ def tiny_vae(scaling_factor, shift_factor=None):
     )
 
 
-def tiny_clip_text(tokenizer):
-    from transformers import CLIPTextConfig, CLIPTextModel
+def tiny_clip_text(tokenizer, *, projects=False):
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -54,7 +54,7 @@ def tiny_clip_text(tokenizer):
         eos_token_id=END_ID,
         pad_token_id=END_ID,
     )
-    return CLIPTextModel(config)
+    return (CLIPTextModelWithProjection if projects else CLIPTextModel)(config)
 
 
 def listen_to_prompts(layers, factor):
