@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_what_was_put_comes_back(tmp_path):
     assert cache.check() == []
     header = file_of(cache, 1).read_bytes()
     assert b'"prompt":"' not in header  # put again without words
+
+
+def test_many_are_compressed_side_by_side_and_written_in_order(tmp_path, monkeypatch):
+    both, packed = threading.Barrier(2, timeout=60), image_cache._packed
+
+    def together(*entry):
+        both.wait()  # broken, and so an error, if one came after the other
+        return packed(*entry)
+
+    monkeypatch.setattr(image_cache, "_packed", together)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    size = len(packed(key(0), picture(0), {}))
+    cache = ImageCache(tmp_path, max_bytes=4 * size)
+    cache.put_all([(key(i), picture(i), {}) for i in range(6)])
+    assert cache.n_bytes() <= cache.max_bytes
+    same(cache.get(key(5)), picture(5))  # the last ones are there
+    assert cache.get(key(0)) is None
+    cache.put_all([])
 
 
 def test_the_file_says_what_it_shows(tmp_path):
