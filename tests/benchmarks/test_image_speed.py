@@ -19,6 +19,8 @@ def test_both_ways_are_timed(capsys):
     assert speed["compiled"] is False
     assert speed["seconds_per_picture"] > 0
     assert speed["seconds_per_picture_plain"] > 0
+    assert speed["seconds_per_picture_embedded"] > 0  # by the mini world's CLIP
+    assert speed["seconds_per_picture_kept"] > 0
     assert speed["seconds_per_turn"] == pytest.approx(16 * speed["seconds_per_picture"], rel=0.01, abs=0.001)
 
 
@@ -39,7 +41,7 @@ def test_plain_diffusers_is_timed_before_anything_is_compiled(capsys, monkeypatc
     monkeypatch.setattr(image_speed, "compile_denoiser", lambda pipeline: done.append("compiled"))
     image_speed.main(["--model", "mini", "--prompts", "1", "--batch-size", "3", "--repeats", "1", "--compile"])
     assert json.loads(capsys.readouterr().out)["compiled"] is True
-    assert done == ["plain", "plain", "compiled", "filled", "filled"]
+    assert done == ["plain", "plain", "compiled", "filled", "filled", "filled"]  # the last to embed and keep
 
 
 @pytest.mark.parametrize("kind", ["flux", "sdxl"])
@@ -73,6 +75,12 @@ def test_both_ways_paint_the_same_pictures(kind, tmp_path):
     assert unlike > 0.5
     # Another batch adds in another order, which a few steps with random weights blow up, but to no other prompt.
     assert distances(ours, plain).max() < 0.3 * unlike
+
+
+@pytest.mark.parametrize("name", ["prompts", "batch-size", "repeats"])
+def test_counts_are_positive(name):
+    with pytest.raises(ValueError, match=f"{name.replace('-', '_')} must be at least 1, got 0"):
+        image_speed.main(["--model", "mini", f"--{name}", "0"])
 
 
 def test_a_trajectory_has_84_pictures():
