@@ -200,7 +200,7 @@ class DiffusionImages:
             with self._recovery.watching():
                 parts.append(self._conditions.encode(texts[chunk]))
 
-        work_in_batches(len(texts), self.batch_size, encode)
+        work_in_batches(len(texts), self.batch_size, encode, what="prompt")
         return joined(parts)
 
     def _paint(

@@ -47,6 +47,12 @@ def test_a_single_item_that_does_not_fit():
         work_in_batches(3, 2, Memory(room=0))
 
 
+def test_messages_say_what_did_not_fit(caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="not even one prompt fits"):
+        work_in_batches(3, 2, Memory(room=0), what="prompt")
+    assert "a batch of 2 prompts does not fit the memory; going on with 1" in caplog.text
+
+
 def test_other_errors_pass():
     def fails(chunk):
         raise ZeroDivisionError
