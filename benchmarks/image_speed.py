@@ -3,9 +3,11 @@
 python -m benchmarks.image_speed                          SDXL's full size with random weights, nothing to download
 python -m benchmarks.image_speed --model sdxl-turbo       a preset whose files are here
 python -m benchmarks.image_speed --compile                ours compiled, with filled batches; plain diffusers as it is
+python -m benchmarks.image_speed --clip openai            times embedding with ViT-L/14 too, whose files are here
 python -m benchmarks.image_speed --model mini --repeats 3
 
-Weights do not change the time, so random ones of the right shapes will do. One line of JSON on standard output.
+Weights do not change the time of painting, so random ones of the right shapes will do. They do change that of keeping
+pictures, as noise is hard to compress. One line of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
-from pasta_gym.images import PRESETS, DiffusionImages
+from pasta_gym.encoders.clip_encoder import ClipEncoder
+from pasta_gym.images import PRESETS, DiffusionImages, ImageCache
+from pasta_gym.images.image_cache import CachedImage, image_key
 from pasta_gym.images.pipelines import channels_last, compile_denoiser, load_pipeline
 from pasta_gym.seeding import mix, seeds_for_torch
 from pasta_gym.torchvision_ops import ensure_importable
@@ -47,7 +53,9 @@ class Speed:
         pictures: Painted in each repeat.
         seconds_per_picture: Fastest repeat.
         seconds_per_picture_plain: Of plain diffusers, one call a prompt.
-        seconds_per_turn: 16 pictures.
+        seconds_per_picture_embedded: From pixels on the CPU to its embedding there; None without a CLIP.
+        seconds_per_picture_kept: Compressed and written into a cache on this disk, a call's pictures together.
+        seconds_per_turn: 16 pictures, painted.
         hours_per_1000_trajectories: 84,000 pictures, without candidates and embeddings.
         peak_gigabytes: Most GPU memory in use, in 10^9 bytes.
     """
@@ -62,6 +70,8 @@ class Speed:
     pictures: int
     seconds_per_picture: float
     seconds_per_picture_plain: float
+    seconds_per_picture_embedded: float | None
+    seconds_per_picture_kept: float
     seconds_per_turn: float
     hours_per_1000_trajectories: float
     peak_gigabytes: float
@@ -188,8 +198,12 @@ def measure(
     repeats: int,
     max_sequence_length: int | None = None,
     compiled: bool = False,
+    encoder: ClipEncoder | None = None,
 ) -> Speed:
-    """Time both ways on the same prompts and seeds, the plain one first: what is compiled then stays so."""
+    """Time both ways on the same prompts and seeds, the plain one first: what is compiled then stays so.
+
+    Then the pictures are embedded, with an ``encoder``, and kept.
+    """
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -215,6 +229,12 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
     seconds = _fastest(lambda: painter.generate(prompts, keys), repeats) / keys.size
     peak = torch.cuda.max_memory_allocated() / 1e9 if has_gpu else 0.0
+    pixels = np.asarray(painter.generate(prompts, keys).pixels).reshape(keys.size, size, size, 3)
+    embedded = None
+    if encoder is not None:
+        embedded = (
+            _fastest(lambda: encoder.encode_images([PIL.Image.fromarray(p) for p in pixels]), repeats) / keys.size
+        )
     return Speed(
         model=name,
         device=torch.cuda.get_device_name() if has_gpu else "cpu",
@@ -226,6 +246,8 @@ def measure(
         pictures=keys.size,
         seconds_per_picture=round(seconds, 4),
         seconds_per_picture_plain=round(plain, 4),
+        seconds_per_picture_embedded=None if embedded is None else round(embedded, 4),
+        seconds_per_picture_kept=round(_fastest(lambda: _keep(pixels), repeats) / keys.size, 4),
         seconds_per_turn=round(seconds * SLATE_SIZE * IMAGES_PER_PROMPT, 3),
         hours_per_1000_trajectories=round(seconds * PICTURES_PER_TRAJECTORY * 1000 / 3600, 2),
         peak_gigabytes=round(peak, 2),
@@ -246,6 +268,21 @@ def _fastest(work: Callable[[], Any], repeats: int) -> float:
     return min(seconds[1:])
 
 
+def _keep(pixels: ImageArray) -> None:
+    embeddings = {"clip": np.zeros(768, dtype=np.float32)}
+    with tempfile.TemporaryDirectory() as folder:
+        ImageCache(folder).put_all(
+            [(image_key({}, "", i), CachedImage(picture, embeddings), {}) for i, picture in enumerate(pixels)]
+        )
+
+
+def _clip_of(name: str | None, model: str) -> ClipEncoder | None:
+    """The CLIP that is asked for; the mini world's beside its pictures."""
+    if name is None:
+        return ClipEncoder.mini() if model == MINI else None
+    return ClipEncoder.pretrained() if name == "openai" else ClipEncoder.from_files(name)
+
+
 def _no_embedding(pixels: ImageArray) -> FloatArray:
     return np.zeros((len(pixels), 1), dtype=np.float32)
 
@@ -259,7 +296,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", default="float16", help="of random weights")
     parser.add_argument("--compile", action="store_true", help="compile the denoiser for our way: minutes at first")
+    parser.add_argument("--clip", help="embed with it too: 'openai' (ViT-L/14, in the hub's cache) or a folder")
     given = parser.parse_args(arguments)
+    for count in ("prompts", "batch_size", "repeats"):
+        if getattr(given, count) < 1:
+            raise ValueError(f"{count} must be at least 1, got {getattr(given, count)}")
+    encoder = _clip_of(given.clip, given.model)
     shape: dict[str, Any] = {"size": 1024, "steps": 30, "guidance": 5.0}
     if given.model == MINI:
         from pasta_gym.mini import sdxl
@@ -284,6 +326,7 @@ def main(arguments: list[str] | None = None) -> None:
         n_prompts=given.prompts,
         repeats=given.repeats,
         compiled=given.compile,
+        encoder=encoder,
         **shape,
     )
     sys.stdout.write(json.dumps(asdict(speed)) + "\n")

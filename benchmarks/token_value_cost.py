@@ -3,7 +3,7 @@
 Run ``python -m benchmarks.token_value_cost``. Conversations with random slates are valued both ways at every turn:
 tokens that pass through the network, seconds, and the largest difference of a value. ``--model`` takes a language model
 of your own with its tokeniser; without it a small one with random weights and one token a word is made, whose token
-counts are those of a trained one.
+counts are those of a trained one. ``--device`` and ``--precision`` say where and how the model is read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from agents import Observations
 from agents.token_iql import template_words, tokens_of
@@ -30,6 +31,7 @@ from agents.token_model import ValueModel
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_template import Reader
 from benchmarks.evaluate import text_record
+from pasta_gym.encoders.clip_encoder import DEVICES, find_device
 from pasta_gym.trajectories.collection import decision_keys
 from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.random_policy import random_slates
@@ -120,9 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--world", default="mini")
     parser.add_argument("--model", help="a language model's folder or its name on the hub (in its local cache)")
     parser.add_argument("--q-token", type=int, default=651, help="the value logit of --model")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="weights and arithmetic"
+    )
     options = parser.parse_args(arguments)
     if options.conversations < 1:
         raise ValueError(f"conversations must be at least 1, got {options.conversations}")
+    device, dtype = find_device(options.device), getattr(torch, options.precision)
     config = EnvironmentConfig(world=options.world, split="validation")
     envs = config.make(options.conversations)
     try:
@@ -131,13 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         envs.close()
     token = options.q_token
     if options.model:
-        language_model, tokenizer = load_language_model(options.model, revision=None, allow_download=False)
+        language_model, tokenizer = load_language_model(options.model, revision=None, allow_download=False, dtype=dtype)
     else:
         texts = [text for observations in turns for text in observations["candidate_texts"].reshape(-1)]
         texts += [*turns[0]["initial_prompt_text"], *template_words(config.slate_size)]
         tokenizer, token = scratch_tokenizer(texts), SCRATCH_VALUE_TOKEN
-        language_model = scratch_model(ScratchConfig(), len(tokenizer), seed=0)
-    model = ValueModel(language_model, q_token=token, v_token=token).eval()
+        language_model = scratch_model(ScratchConfig(), len(tokenizer), seed=0).to(dtype)
+    model = ValueModel(language_model, q_token=token, v_token=token, precision=options.precision).to(device).eval()
     check_reading(model)
     sys.stdout.write(table(measure(model, Reader(tokenizer), turns), options.conversations) + "\n")
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 
-def work_in_batches(n: int, batch_size: int, work: Callable[[slice], None], *, fill: bool = False) -> int:
+def work_in_batches(
+    n: int, batch_size: int, work: Callable[[slice], None], *, fill: bool = False, what: str = "picture"
+) -> int:
     """Call ``work`` on slices of ``range(n)``; one that runs out of memory is halved and tried again.
 
     Args:
@@ -17,6 +19,7 @@ def work_in_batches(n: int, batch_size: int, work: Callable[[slice], None], *, f
         work: Does one slice; it must leave nothing behind when it runs out of memory.
         fill: Whether every batch is as long as the present batch size, for work that fills up the last one. The last
             slice then reaches past ``n``.
+        what: What an item is, for messages.
 
     Returns:
         The largest slice that fitted; begin with it the next time.
@@ -36,12 +39,12 @@ def work_in_batches(n: int, batch_size: int, work: Callable[[slice], None], *, f
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise RuntimeError(
-                    "not even one picture fits the accelerator's memory; use offload='model', attention_slicing=True, "
+                    f"not even one {what} fits the accelerator's memory; use offload='model', attention_slicing=True, "
                     "a lower precision or a smaller size"
                 ) from error
             batch_size = size // 2
         # Outside of the except block: the error's traceback would hold the tensors of the failed batch.
-        logger.warning("a batch of %d pictures does not fit the memory; going on with %d", size, batch_size)
+        logger.warning("a batch of %d %ss does not fit the memory; going on with %d", size, what, batch_size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return batch_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,21 @@ class CachedImages:
         unpainted.sort()
 
         def keep(begin: int, painted: ImageArray, embedded: FloatArray) -> None:
-            for i, picture, embedding in zip(unpainted[begin:], painted, embedded, strict=False):
-                pixels[i], embeddings[i] = picture, embedding
-                self._keep(names[i], picture, embedding, {}, texts[i], seeds[i])
+            rows = unpainted[begin : begin + len(painted)]
+            pixels[rows], embeddings[rows] = painted, embedded
+            keep_rows(rows, [{}] * len(rows))
+
+        def keep_rows(rows: list[int], others: Sequence[Mapping[str, FloatArray]]) -> None:
+            entries = []
+            for i, other in zip(rows, others, strict=True):
+                image = CachedImage(pixels[i], {**other, self.encoder_fingerprint: embeddings[i]})
+                entries.append((names[i], image, {"prompt": texts[i], "seed": str(seeds[i])}))
+            self.cache.put_all(entries)
 
         def embed(chunk: slice) -> None:
             rows = [i for i, _ in unembedded[chunk]]
             embeddings[rows] = self.images.encode_images(pixels[rows])
-            for i, kept in unembedded[chunk]:
-                self._keep(names[i], pixels[i], embeddings[i], kept.embeddings, texts[i], seeds[i])
+            keep_rows(rows, [kept.embeddings for _, kept in unembedded[chunk]])
 
         if unpainted:
             self.images.generate_and_keep(prompts[unpainted], keys.reshape(-1)[unpainted][:, None], keep)
@@ -97,15 +103,3 @@ class CachedImages:
         if own is not None and own.shape != (self.embedding_dim,):
             return None
         return kept
-
-    def _keep(
-        self,
-        name: str,
-        pixels: ImageArray,
-        embedding: FloatArray,
-        others: Mapping[str, FloatArray],
-        text: str,
-        seed: int,
-    ) -> None:
-        embeddings = {**others, self.encoder_fingerprint: embedding}
-        self.cache.put(name, CachedImage(pixels, embeddings), about={"prompt": text, "seed": str(seed)})

@@ -1,9 +1,10 @@
-"""What a pipeline is told to paint: prompts encoded once each where the pipeline takes embeddings, else the texts."""
+"""What a pipeline is told to paint: prompts encoded once each for the families below, for others the texts."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,29 +20,29 @@ Encoded: TypeAlias = "Mapping[str, torch.Tensor]"
 _POSITIVE, _NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
 _POOLED, _NEGATIVE_POOLED = "pooled_prompt_embeds", "negative_pooled_prompt_embeds"
 # What ``encode_prompt`` returns, in order, by the names that ``__call__`` takes them under; None is not passed on.
-_SDXL = (_POSITIVE, _NEGATIVE, _POOLED, _NEGATIVE_POOLED)  # Stable Diffusion 3 too
-_STABLE_DIFFUSION = (_POSITIVE, _NEGATIVE)
-_FLUX = (_POSITIVE, _POOLED, None)
+# By the names of classes: methods with the same arguments return lists, masks or more in other families, or pad prompts
+# to the longest of their batch, so that an embedding depends on its neighbours.
+_SDXL = (_POSITIVE, _NEGATIVE, _POOLED, _NEGATIVE_POOLED)
+_FAMILIES: Mapping[str, tuple[str | None, ...]] = MappingProxyType(
+    {
+        "StableDiffusionPipeline": (_POSITIVE, _NEGATIVE),
+        "StableDiffusionXLPipeline": _SDXL,
+        "StableDiffusion3Pipeline": _SDXL,
+        "FluxPipeline": (_POSITIVE, _POOLED, None),
+    }
+)
 
 
 def returned_embeddings(pipeline: Any) -> tuple[str | None, ...]:
     """Tell what a pipeline's ``encode_prompt`` returns; nothing for a pipeline that is given texts instead."""
-    accepted = _parameters(type(pipeline), "__call__")
-    encoder = _parameters(type(pipeline), "encode_prompt")
-    if not encoder or any(name.endswith(("attention_mask", "embeds_mask")) for name in accepted):
-        return ()
-    is_guided = "do_classifier_free_guidance" in encoder
-    if is_guided and all(name in accepted for name in _SDXL):
-        return _SDXL
-    if is_guided and all(name in accepted for name in _STABLE_DIFFUSION) and _POOLED not in accepted:
-        return _STABLE_DIFFUSION
-    if not is_guided and _POSITIVE in accepted and _POOLED in accepted:
-        return _FLUX
-    return ()
+    return _FAMILIES.get(type(pipeline).__name__, ())
 
 
 class PromptConditions:
-    """Encodes prompts for a pipeline: each distinct prompt once, however many pictures it gets.
+    """Encodes prompts for a pipeline of a known family: each distinct prompt once, however many pictures it gets.
+
+    Any other pipeline is given texts. What it makes of a prompt may depend on the others in its batch, so a batch
+    should be pictures of one prompt.
 
     Args:
         pipeline: A diffusers text-to-image pipeline.
@@ -49,23 +50,32 @@ class PromptConditions:
         max_sequence_length: Longest prompt in tokens, for pipelines that let one choose; None for their own.
 
     Raises:
-        ValueError: If the pipeline does not let one choose.
+        ValueError: If the pipeline does not let one choose, or guidance is above 1 and has no effect on its pictures.
     """
 
     def __init__(self, pipeline: Any, guidance: float, max_sequence_length: int | None = None) -> None:
         self.pipeline = pipeline
         self._names = returned_embeddings(pipeline)
         self._is_guided = guidance > 1
+        accepts_guidance = _accepts(type(pipeline), "guidance_scale")
+        if self._is_guided and not (accepts_guidance and _heeds_guidance(pipeline)):
+            raise ValueError(
+                f"guidance is {guidance}, but {type(pipeline).__name__} with this model paints the same whatever it "
+                "is; use 0 or 1, or a model that was trained with guidance"
+            )
+        self._call: dict[str, Any] = {"guidance_scale": guidance} if accepts_guidance else {}
         encoder = _parameters(type(pipeline), "encode_prompt" if self._names else "__call__")
-        self._length: dict[str, Any] = {}
+        length: dict[str, Any] = {}
         if max_sequence_length is not None:
             if "max_sequence_length" not in encoder:
                 raise ValueError(
                     f"max_sequence_length is {max_sequence_length}, but {type(pipeline).__name__} has no such setting; "
                     "leave it out"
                 )
-            self._length = {"max_sequence_length": max_sequence_length}
-        self._options: dict[str, Any] = dict(self._length)
+            length = {"max_sequence_length": max_sequence_length}
+        self._options: dict[str, Any] = dict(length)
+        if not self._names:
+            self._call |= length
         if "do_classifier_free_guidance" in encoder:
             self._options["do_classifier_free_guidance"] = self._is_guided
         # Positional in some pipelines: their other text encoders read the same prompt.
@@ -103,12 +113,12 @@ class PromptConditions:
     def select(self, rows: IntArray, texts: list[str], encoded: Encoded | None) -> dict[str, Any]:
         """Return the pipeline's arguments for pictures of the texts at ``rows (n,)``."""
         if encoded is None:
-            return {"prompt": [texts[i] for i in rows], **self._length}
+            return {"prompt": [texts[i] for i in rows], **self._call}
         import torch
 
         index = torch.from_numpy(np.asarray(rows))
         device = getattr(self.pipeline, "_execution_device", "cpu")
-        return {name: part[index].to(device) for name, part in encoded.items()}
+        return {name: part[index].to(device) for name, part in encoded.items()} | self._call
 
 
 def joined(parts: list[Encoded]) -> Encoded:
@@ -116,6 +126,22 @@ def joined(parts: list[Encoded]) -> Encoded:
     import torch
 
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _accepts(kind: type, name: str) -> bool:
+    accepted = _parameters(kind, "__call__")
+    return name in accepted or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+
+
+def _heeds_guidance(pipeline: Any) -> bool:
+    """Whether the scale moves pictures: Flux and Qwen-Image hand it to models distilled with it, and to no other.
+
+    Guidance with a negative prompt goes by another name there, ``true_cfg_scale``, which is not used here.
+    """
+    if not _accepts(type(pipeline), "true_cfg_scale"):
+        return True
+    config = getattr(getattr(pipeline, "transformer", None), "config", None)
+    return bool(getattr(config, "guidance_embeds", True))
 
 
 def _parameters(kind: type, method: str) -> Mapping[str, inspect.Parameter]:

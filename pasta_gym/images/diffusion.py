@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,8 +30,9 @@ class DiffusionImages:
 
     Every picture has a ``torch.Generator`` of its own on the CPU, seeded by its key: its first latents and the noise
     that a scheduler adds on the way come from there. So what it shows does not depend on the batch it was painted in
-    (up to rounding: a GPU may add in another order in another batch), nor on the device. Pipelines that take prompt
-    embeddings get them encoded once for each distinct prompt of a call; others get the texts.
+    (up to rounding: a GPU may add in another order in another batch), nor on the device. Stable Diffusion, SDXL,
+    Stable Diffusion 3 and Flux get prompts encoded once for each distinct prompt of a call. Others get the texts, and
+    batches of one prompt each, as many pad a batch's prompts to the longest.
 
     Args:
         pipeline: A diffusers text-to-image pipeline, on its device.
@@ -47,7 +50,8 @@ class DiffusionImages:
         encoder_sha256: Hash of the encoder of the embeddings, if whoever builds this knows it.
 
     Raises:
-        ValueError: If steps, size or batch_size is under 1, or the pipeline has no ``max_sequence_length``.
+        ValueError: If steps, size or batch_size is under 1, the pipeline has no ``max_sequence_length``, or guidance is
+            above 1 and has no effect on its pictures.
     """
 
     def __init__(
@@ -174,14 +178,18 @@ class DiffusionImages:
         seeds = seeds_for_torch(keys)
         pixels = np.zeros((n_images, self.height, self.width, 3), dtype=np.uint8)
 
-        def paint(chunk: slice) -> None:
+        def paint(stretch: slice, chunk: slice) -> None:
             size = chunk.stop - chunk.start  # of what is painted, which may be more than is wanted
-            pixels[chunk] = self._paint(rows[chunk], texts, encoded, seeds[chunk], size)
+            part = slice(stretch.start + chunk.start, min(stretch.start + chunk.stop, stretch.stop))
+            pixels[part] = self._paint(rows[part], texts, encoded, seeds[part], size)
             if keep is not None:
-                embeddings = np.asarray(self.encode_images(pixels[chunk]), dtype=np.float32)
-                keep(chunk.start, pixels[chunk], embeddings)
+                embeddings = np.asarray(self.encode_images(pixels[part]), dtype=np.float32)
+                keep(part.start, pixels[part], embeddings)
 
-        self.batch_size = work_in_batches(n_images, self.batch_size, paint, fill=self.fill_batches)
+        for stretch in [slice(0, n_images)] if self._conditions.are_encoded else _stretches(rows):
+            n = stretch.stop - stretch.start
+            work = functools.partial(paint, stretch)
+            self.batch_size = work_in_batches(n, self.batch_size, work, fill=self.fill_batches)
         return pixels
 
     def _encode(self, texts: list[str]) -> Encoded:
@@ -192,7 +200,7 @@ class DiffusionImages:
             with self._recovery.watching():
                 parts.append(self._conditions.encode(texts[chunk]))
 
-        work_in_batches(len(texts), self.batch_size, encode)
+        work_in_batches(len(texts), self.batch_size, encode, what="prompt")
         return joined(parts)
 
     def _paint(
@@ -216,7 +224,6 @@ class DiffusionImages:
                 height=self.height,
                 width=self.width,
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
                 generator=generators,
                 output_type="np",
             )
@@ -233,6 +240,12 @@ class DiffusionImages:
             )
         whole: ImageArray = np.rint(np.clip(painted, 0, 1) * 255).astype(np.uint8)
         return whole
+
+
+def _stretches(rows: IntArray) -> list[slice]:
+    """Cut rows ``(n,)`` where they change."""
+    cuts = np.flatnonzero(np.diff(rows)) + 1
+    return [slice(a, b) for a, b in itertools.pairwise([0, *cuts.tolist(), len(rows)])]
 
 
 def _global_states() -> list[torch.Tensor]:

@@ -17,7 +17,8 @@ import os
 import pathlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ _STALE_SECONDS = 3600.0  # no writer takes that long for one picture
 _KEPT_SHARE = 0.9  # trimming goes below the bound, or every next entry would trim again
 _EMBEDDING = "embedding/"
 _SIZE_BYTES = 8
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,27 @@ class ImageCache:
             ValueError: If the picture is not ``(height, width, 3)`` uint8, or an embedding not a finite vector.
             OSError: If the disk is full or the folder cannot be written; nothing is left of the entry then.
         """
-        data = _packed(key, image, about or {})
+        return self._put(key, _packed(key, image, about or {}))
+
+    def put_all(self, entries: Sequence[tuple[str, CachedImage, Mapping[str, str]]]) -> None:
+        """Write pictures, each as ``put`` does, one after the other; they are compressed side by side in threads.
+
+        Args:
+            entries: Key, picture and words for people, of each.
+
+        Raises:
+            ValueError: As ``put``.
+            OSError: As ``put``; those before the one that failed are kept.
+        """
+        if not entries:
+            return
+        # Most of the time goes into compression, which Pillow does without Python's lock.
+        with ThreadPoolExecutor(min(len(entries), os.cpu_count() or 1, _MOST_THREADS)) as threads:
+            for (key, _, _), data in zip(entries, threads.map(lambda entry: _packed(*entry), entries), strict=True):
+                self._put(key, data)
+
+    def _put(self, key: str, data: bytes) -> bool:
+        """Write an entry's bytes; return whether it was kept."""
         if len(data) > self.max_bytes:
             logger.warning("a picture of %d bytes is larger than the whole cache of %d", len(data), self.max_bytes)
             return False

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from pasta_gym.encoders.clip_encoder import find_device
 from pasta_gym.images.model_config import DiffusionModelConfig
 from pasta_gym.torchvision_ops import ensure_importable
 
@@ -239,12 +240,7 @@ def _weights(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
 
 
 def _device(config: DiffusionModelConfig) -> str:
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if config.device == "cuda" and not has_gpu:
-        raise ValueError("device cuda was asked for, but torch sees no GPU; use cpu or auto")
-    device = "cuda" if has_gpu and config.device != "cpu" else "cpu"
+    device = find_device(config.device).type
     if device == "cpu" and config.dtype == "float16":
         raise ValueError("dtype float16 paints on a GPU alone; on the CPU use float32 or bfloat16")
     if device == "cpu" and config.offload != "none":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from agents.token_iql import template_words
 from agents.token_loading import SCRATCH_VALUE_TOKEN, ScratchConfig, scratch_model, scratch_tokenizer
@@ -46,6 +47,21 @@ def test_what_is_shown_at_each_turn_holds_the_past(turns):
     for turn, observations in enumerate(turns):
         assert (np.asarray(observations["turn"]) == turn).all()
         assert (observations["slate_texts"][:, :turn] != "").all()
+
+
+def test_the_model_is_read_on_the_device_and_in_the_precision_asked_for(tiny, monkeypatch, capsys):
+    read = []
+
+    def measure(model, reader, turns):
+        read.append((model.device.type, model.precision, {p.dtype for p in model.parameters()}))
+        return [token_value_cost.Cost(0, 2, 1, 0.2, 0.1, 0.0)]
+
+    monkeypatch.setattr(token_value_cost, "measure", measure)
+    monkeypatch.setattr(token_value_cost, "find_device", lambda name: torch.device({"cpu": "cpu"}[name]))
+    for precision in ("float32", "bfloat16"):
+        token_value_cost.main(["--conversations", "1", "--device", "cpu", "--precision", precision])
+    assert read == [("cpu", "float32", {torch.float32}), ("cpu", "bfloat16", {torch.bfloat16})]
+    assert "2.0x" in capsys.readouterr().out
 
 
 def test_a_bad_number_is_refused():

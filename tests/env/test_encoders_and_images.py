@@ -182,8 +182,8 @@ class TextPipeline:
         return types.SimpleNamespace(images=level + 0.2 * noise)
 
 
-class SdxlPipeline(TextPipeline):
-    """The same with SDXL's embeddings."""
+class StableDiffusionXLPipeline(TextPipeline):
+    """The same with SDXL's embeddings, and its name."""
 
     def __init__(self):
         super().__init__()
@@ -224,7 +224,7 @@ def diffusion(pipeline, batch_size=4):
     return DiffusionImages(pipeline, TinyBook(), mean_color, 3, size=8, steps=2, guidance=1.5, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("pipeline", [TextPipeline, SdxlPipeline])
+@pytest.mark.parametrize("pipeline", [TextPipeline, StableDiffusionXLPipeline])
 def test_a_painted_image_does_not_depend_on_its_batch(pipeline):
     prompts, keys = np.array([700, 20, 700]), mix(np.arange(3)[:, None], np.arange(3))
     whole = diffusion(pipeline()).generate(prompts, keys)
@@ -240,7 +240,7 @@ def test_a_painted_image_does_not_depend_on_its_batch(pipeline):
 
 
 def test_prompts_are_encoded_once_and_painted_in_batches():
-    pipeline = SdxlPipeline()
+    pipeline = StableDiffusionXLPipeline()
     diffusion(pipeline).generate(np.array([5, 9, 5, 5]), mix(np.arange(4)[:, None], np.arange(3)))
     assert sorted(pipeline.encoded) == ["prompt 5", "prompt 9"]
     assert pipeline.batches == [4, 4, 4]

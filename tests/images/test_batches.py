@@ -47,6 +47,12 @@ def test_a_single_item_that_does_not_fit():
         work_in_batches(3, 2, Memory(room=0))
 
 
+def test_messages_say_what_did_not_fit(caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="not even one prompt fits"):
+        work_in_batches(3, 2, Memory(room=0), what="prompt")
+    assert "a batch of 2 prompts does not fit the memory; going on with 1" in caplog.text
+
+
 def test_other_errors_pass():
     def fails(chunk):
         raise ZeroDivisionError
@@ -105,7 +111,7 @@ def test_a_painter_goes_on_with_smaller_batches(fill, batch_size, sizes):
             batch_size=batch_size,
             fill_batches=fill,
         )
-        return images, images.generate(np.array([1, 2, 3, 4, 5]), mix(np.arange(5)[:, None], np.arange(1)))
+        return images, images.generate(np.array([1]), mix(np.arange(1)[:, None], np.arange(5)))
 
     pipeline = SmallPipeline()
     images, painted = paint(pipeline, batch_size, fill)
@@ -113,7 +119,7 @@ def test_a_painter_goes_on_with_smaller_batches(fill, batch_size, sizes):
     assert images.batch_size == 2
     np.testing.assert_array_equal(painted.pixels, paint(SmallPipeline(), 1, fill=False)[1].pixels)
     # The next call begins with what fitted.
-    images.generate(np.array([1, 2, 3]), mix(np.arange(3)[:, None], np.arange(1)))
+    images.generate(np.array([1]), mix(np.arange(1)[:, None], np.arange(3)))
     assert pipeline.sizes[len(sizes) :] == ([2, 2] if fill else [2, 1])
 
 

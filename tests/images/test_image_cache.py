@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_what_was_put_comes_back(tmp_path):
     assert cache.check() == []
     header = file_of(cache, 1).read_bytes()
     assert b'"prompt":"' not in header  # put again without words
+
+
+def test_many_are_compressed_side_by_side_and_written_in_order(tmp_path, monkeypatch):
+    both, packed = threading.Barrier(2, timeout=60), image_cache._packed
+
+    def together(*entry):
+        both.wait()  # broken, and so an error, if one came after the other
+        return packed(*entry)
+
+    monkeypatch.setattr(image_cache, "_packed", together)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    size = len(packed(key(0), picture(0), {}))
+    cache = ImageCache(tmp_path, max_bytes=4 * size)
+    cache.put_all([(key(i), picture(i), {}) for i in range(6)])
+    assert cache.n_bytes() <= cache.max_bytes
+    same(cache.get(key(5)), picture(5))  # the last ones are there
+    assert cache.get(key(0)) is None
+    cache.put_all([])
 
 
 def test_the_file_says_what_it_shows(tmp_path):
@@ -403,23 +422,23 @@ def test_corrupt_entries_are_painted_again(tmp_path, caplog):
 
 
 def test_every_batch_is_kept_before_the_next_is_painted(tmp_path):
-    _, images = cached(tmp_path, batch_size=4)
+    _, images = cached(tmp_path, batch_size=2)
     embed, sizes = images.images.encode_images, []
 
     def dies_at_the_third(pixels):
         sizes.append(len(pixels))
-        if len(sizes) == 3:
+        if len(sizes) == 4:
             raise KeyboardInterrupt
         return embed(pixels)
 
     images.images.encode_images = dies_at_the_third
     with pytest.raises(KeyboardInterrupt):
         images.generate(PROMPTS, KEYS)
-    assert sizes == [4, 4, 1]
-    assert len(images.cache) == 8
+    assert sizes == [2, 1, 2, 1]  # one prompt after the other
+    assert len(images.cache) == 5
     painter, images = cached(tmp_path, batch_size=4)
     whole = images.generate(PROMPTS, KEYS)
-    assert painter.n == 1
+    assert painter.n == 4
     np.testing.assert_array_equal(whole.pixels, plain().pixels)
     np.testing.assert_array_equal(whole.embeddings, plain().embeddings)
 
@@ -444,7 +463,8 @@ def test_an_encoder_that_runs_out_of_memory_is_given_less(tmp_path, is_kept, fil
     assert sum(fitted) == 9
     np.testing.assert_array_equal(found.pixels, plain().pixels)
     np.testing.assert_array_equal(found.embeddings, plain().embeddings)
-    assert own.batch_size == (2 if is_kept else 4)
+    halved = 2 if fill_batches else 1  # of four, and of the three pictures of a prompt
+    assert own.batch_size == (halved if is_kept else 4)
     if is_kept:  # under the encoder of another name the pictures are there, and the same holds
         _, images = cached(tmp_path, fingerprint="other", batch_size=4)
         images.images.encode_images = small
