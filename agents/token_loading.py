@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ Tuning = Literal["full", "lora"]
 _SPECIAL = ("<pad>", "<bos>", "<unk>", "<value>")
 SCRATCH_VALUE_TOKEN = _SPECIAL.index("<value>")
 _PADDED_VOCABULARY = 8
+_NEEDED = ("*.json", "*.safetensors", "tokenizer*")
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,24 @@ def load_language_model(
         )
     except Exception as error:  # transformers, safetensors and the hub each raise their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-        cure = "check the folder" if Path(name).is_dir() else f"fetch it with `{fetch}` or pass allow_download=true"
+        fetch = (
+            f"fetch it with `{fetch_command(name, revision)}`, after `hf auth login` if its licence has to be accepted "
+            "first, or pass allow_download=true"
+        )
+        cure = "check the folder" if Path(name).is_dir() else fetch
         raise ValueError(
             f"{name} cannot be loaded as a causal language model with its tokeniser ({first[:300]}); {cure}. It needs "
             "safetensors and a class that transformers itself has"
         ) from error
     return model, tokenizer
+
+
+def fetch_command(name: str, revision: str | None) -> str:
+    """Write the command that fetches what is loaded of a repository, and not the other formats of its weights."""
+    command = ["hf", "download", name, *(["--revision", revision] if revision else [])]
+    for pattern in _NEEDED:
+        command += ["--include", pattern]
+    return shlex.join(command)
 
 
 def store_description(folder: Path, model: Any, tokenizer: Any) -> None:

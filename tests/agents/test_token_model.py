@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from agents.token_loading import ScratchConfig, load_language_model, scratch_model, without_dropout
+from agents.token_loading import ScratchConfig, fetch_command, load_language_model, scratch_model, without_dropout
 from agents.token_model import TargetWeights, ValueModel, context_length
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_tree import Segment, token_tree
@@ -248,6 +249,16 @@ def test_files_that_are_missing_or_not_safetensors_are_refused(tmp_path):
         load_language_model("nobody/nothing", revision=None, allow_download=False)
     with pytest.raises(ValueError, match=r"cannot be loaded .*check the folder"):
         load_language_model(str(tmp_path), revision=None, allow_download=False)
+
+
+def test_only_what_is_read_is_fetched_by_the_message_and_the_page():
+    """Gemma's repository also has its weights in another format, as large again."""
+    command = fetch_command("google/gemma-2b", None)
+    assert command == "hf download google/gemma-2b --include '*.json' --include '*.safetensors' --include 'tokenizer*'"
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "full_size.md").read_text()
+    assert f"    hf auth login\n    {command}\n" in page
+    with pytest.raises(ValueError, match=r"`hf download no/body --revision a1 --include '\*\.json' .*`hf auth login`"):
+        load_language_model("no/body", revision="a1", allow_download=False)
 
 
 def test_dropout_is_switched_off():
