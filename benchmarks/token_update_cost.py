@@ -236,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.shape == "gemma-2b" and find_device(given.device).type == "cpu":
         parser.error("Gemma 2B's shape needs a GPU; try --shape tiny")
     token = own.q_token if given.shape == "gemma-2b" else SCRATCH_VALUE_TOKEN
-    config = TokenIQLConfig(
-        tuning=given.tuning,
+    preset = TokenIQLConfig.lora if given.tuning == "lora" else TokenIQLConfig
+    config = preset(
         precision=given.precision,
         device=given.device,
         batch_size=given.batch_size,

@@ -344,7 +344,7 @@ def test_one_command_fills_a_page_with_the_table_and_with_the_statistics(planted
     assert page.read_text().startswith("<!-- table:begin -->\nPrinted by `this` on ")
     assert "Statistics of" not in page.read_text()
     page.write_text(blocks["table"] + "<!-- statistics:begin -->\n")
-    with pytest.raises(ValueError, match="must hold <!-- statistics:begin --> and <!-- statistics:end --> once each"):
+    with pytest.raises(SystemExit, match="must hold <!-- statistics:begin --> and <!-- statistics:end --> once each"):
         report.main([str(planted), "--page", str(page), "--replicates", "50"])
 
 
