@@ -38,7 +38,7 @@ def with_foreign_past(observations: Observations) -> dict[str, Any]:
     if len(turns) < 2:
         raise ValueError(
             f"conversations that exchange their pasts must be 2 or more side by side, got {len(turns)}; raise "
-            "evaluation.batch_size and evaluation.n_episodes, and leave tracking.pictures off, which plays one alone"
+            "evaluation.batch_size and evaluation.n_episodes"
         )
     if len(np.unique(turns)) > 1:
         raise ValueError(
@@ -61,6 +61,8 @@ class ForeignPast:
     An agent that ignores the history scores the same with it and without. The slates depend on who else is in the
     batch: this measures an agent and is not one to use.
     """
+
+    plays_alone = False  # no picture of one conversation can be sent
 
     def __init__(self, inner: LearningAgent, *, name: str | None = None) -> None:
         """Wrap an agent.

@@ -145,17 +145,22 @@ def _made(name: str, part: Any) -> Any:
         raise ValueError(f"{'.'.join(filter(None, (name, within)))}: {error.__cause__ or error}") from error
 
 
+_OTHER_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath", "+hydra.searchpath")
+
+
 def require_named_data(arguments: Sequence[str]) -> None:
     """Look for the configuration that ``data=`` names; Hydra would answer with those of conversations for agents.
+
+    Configurations of other folders (``--config-dir``, ``hydra.searchpath``) are left to Hydra.
 
     Raises:
         ValueError: If there is none, with those that there are.
     """
     folder = CONFIG_FOLDER / "data" / "preferences"
-    for argument in arguments:
-        name = argument.removeprefix("data=")
-        if name == argument or name.startswith("["):
-            continue
+    if any(argument.startswith(_OTHER_FOLDERS) for argument in arguments):
+        return
+    named = (argument.removeprefix("data=") for argument in arguments if argument.startswith("data="))
+    for name in (part for value in named if not value.startswith("[") for part in value.split(",")):
         place = pathlib.PurePosixPath(name)
         if str(place.parent) != "preferences" or not (folder / f"{place.name}.yaml").is_file():
             known = ", ".join(f"preferences/{path.stem}" for path in sorted(folder.glob("*.yaml")))

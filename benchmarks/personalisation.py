@@ -129,8 +129,12 @@ def _intervals(
     gap = stats.interval(estimate, gaps)
     if not cell.normalised:
         return gap, None
+    try:
+        widths = stats.scale_width(drawn[RANDOM], drawn[CLAIRVOYANT])
+    except stats.NoScaleError:
+        return gap, None  # the scale held in the table's resamples and does not in these
     width = float(ends[CLAIRVOYANT].mean() - ends[RANDOM].mean())
-    return gap, stats.interval(estimate / width, gaps / stats.scale_width(drawn[RANDOM], drawn[CLAIRVOYANT]))
+    return gap, stats.interval(estimate / width, gaps / widths)
 
 
 def section(report: Report, *, n_replicates: int = 2000) -> list[str]:

@@ -94,7 +94,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
             watch.start_evaluation()
             scores = _scored(settings, agent, envs, folder, watch)
             tracker.log(summary(scores) | {"evaluation/seconds": watch.evaluation})
-            if settings.tracking.pictures:
+            if settings.tracking.pictures and getattr(agent, "plays_alone", True):
                 _send_slates(settings, agent, tracker)
             runs.write_scores(folder / runs.SCORES, settings.key, scores)
             metadata = {

@@ -90,7 +90,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
         reading, is_of_lines = on_lines, True
     if is_truncated and reading and reading[-1][1]:
         reading = [*reading[:-1], (reading[-1][0], reading[-1][1][:-1])]
-    return _cleaned(reading, max_words, is_of_lines=is_of_lines)
+    return _cleaned(reading, max_words, whole=n_per_category if is_of_lines else 0)
 
 
 def _filled(reading: _Reading, n_categories: int, n_per_category: int) -> int:
@@ -99,13 +99,14 @@ def _filled(reading: _Reading, n_categories: int, n_per_category: int) -> int:
     return sum(counts[:n_categories])
 
 
-def _cleaned(reading: _Reading, max_words: int, *, is_of_lines: bool) -> Parsed:
+def _cleaned(reading: _Reading, max_words: int, *, whole: int) -> Parsed:
+    """Clean every item. A group of fewer than ``whole`` may hold several on one line, whose separators tell."""
     categories: list[Category] = []
     problems: list[str] = []
     for title, items in reading:
         prompts: list[str] = []
         for item in items:
-            if is_of_lines and item.count(_BETWEEN_ITEMS) > 1:
+            if len(items) < whole and item.count(_BETWEEN_ITEMS) > 1:
                 problems.append(f"several items on one line in {item[:60]!r}")
                 continue
             prompt: str | None = clean_prompt(item)

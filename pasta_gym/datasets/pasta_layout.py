@@ -129,7 +129,8 @@ def conversations(
             if seen[session_id] != table.file:
                 raise first.error(
                     f"session {session_id} is in {seen[session_id]} too. If the two are copies, leave one out with "
-                    "tables=; if they are parts, put a session's turns into one table",
+                    "tables=; if they are parts, put a session's turns into one table; if ids begin anew in each file, "
+                    "make them unique, as pictures are known by them",
                     id_column,
                 )
             raise first.error(

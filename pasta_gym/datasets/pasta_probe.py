@@ -45,6 +45,7 @@ _TABLE_SUFFIXES = {
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _IMAGES_LOOKED_AT = 100
 ONE_OBJECT = "one JSON object, not rows"
+PLAIN_VALUES = "a list of plain values, not rows"
 _UNREADABLE = "not read by this loader; convert it to Parquet, CSV or JSON, or unpack it first"
 
 
@@ -109,7 +110,7 @@ def probe(path: str | pathlib.Path) -> Probe:
             try:
                 tables.append(open_table(archive, member, kind))
             except DatasetError as error:
-                problems[member] = ONE_OBJECT if _is_one_object(archive, member) else error.problem
+                problems[member] = _what_else(archive, member) or error.problem
         elif kind in ("hdf5", "npy", "gzip", "zip", "sqlite", "arrow", "pickle", "tar", "tfrecord"):
             problems[member] = f"{kind}: {_UNREADABLE}"
         elif called_table(member):
@@ -120,18 +121,24 @@ def probe(path: str | pathlib.Path) -> Probe:
 def _why_no_table(archive: Archive, member: str, kind: str) -> str:
     if kind == "empty":
         return "the file is empty; fetch it again"
+    if kind == "text" and _is_one_column(archive.head(member, _HEAD_BYTES)):
+        return PLAIN_VALUES
     expected = _TABLE_SUFFIXES[pathlib.PurePosixPath(member).suffix.lower()]
     return f"begins like no {expected} file, but like {'text' if kind == 'text' else 'nothing known'}; fetch it again"
 
 
-def _is_one_object(archive: Archive, member: str) -> bool:
-    """Whether a JSON file is one value over several lines, as a description of other files is, and no rows."""
+def _what_else(archive: Archive, member: str) -> str:
+    """What a whole JSON file is that holds no rows: a description of other files, or a list of names; else ``""``."""
     if not member.lower().endswith(".json") or archive.sizes()[member] > LARGEST_ENTRY:
-        return False
+        return ""
     try:
-        return isinstance(json.loads(archive.read(member)), dict)
+        value = json.loads(archive.read(member))
     except (ValueError, RecursionError):
-        return False
+        return ""
+    if isinstance(value, dict):
+        return ONE_OBJECT
+    plain = isinstance(value, list) and value and not any(isinstance(entry, dict | list) for entry in value)
+    return PLAIN_VALUES if plain else ""
 
 
 def write_schema(found: Probe, path: str | pathlib.Path) -> None:
@@ -166,6 +173,12 @@ def sniff(head: bytes, size: int) -> str:
     if len(head) > 12 and 0 < length <= size - 16:
         return "tfrecord"
     return _text_kind(head)
+
+
+def _is_one_column(head: bytes) -> bool:
+    """Whether text is a heading with lines under it, none of which could be told apart into columns."""
+    text = head.decode("utf-8-sig", errors="ignore").strip()
+    return "\n" in text and not any(sign in text for sign in ",;|\t")
 
 
 def _text_kind(head: bytes) -> str:

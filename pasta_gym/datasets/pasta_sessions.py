@@ -17,7 +17,7 @@ from pasta_gym.datasets.base import BaseDataset
 from pasta_gym.datasets.pasta_columns import ALIASES, Columns, fields_named, match_columns
 from pasta_gym.datasets.pasta_images import check_pattern, patterned_slate, stored_image
 from pasta_gym.datasets.pasta_layout import Conversation, Layout, conversations, find_layout
-from pasta_gym.datasets.pasta_probe import ONE_OBJECT, Probe, called_table, probe
+from pasta_gym.datasets.pasta_probe import ONE_OBJECT, PLAIN_VALUES, Probe, called_table, probe
 from pasta_gym.datasets.pasta_survey import Survey, survey
 from pasta_gym.datasets.records import VERDICTS, DatasetError, Image, Session, Turn, Verdict
 from pasta_gym.datasets.rows import Row, shown
@@ -171,7 +171,8 @@ class PastaSessions(BaseDataset):
             if patterns != ALL_TABLES:
                 why = "tables= selects it"
             elif table is None:
-                why = "" if problem == ONE_OBJECT or not called_table(member) else "it is called a table"
+                is_other = problem in (ONE_OBJECT, PLAIN_VALUES) or not called_table(member)
+                why = "" if is_other else "it is called a table"
             elif called_table(member) and (broken := _broken(table)):
                 problem, why = broken, "it is called a table"
             else:
@@ -264,11 +265,14 @@ def _broken(table: Table) -> str | None:
 
 
 def _like(table: Table, source: _Source, given: Mapping[str, str]) -> bool:
-    """Whether a table has all that a source needs but for one column, or most of its columns."""
+    """Whether a table has all that a source needs but for one column, or most of its columns.
+
+    Three fields or fewer are no sign: a table of the sessions' prompts has two of those that nested turns need.
+    """
     required = source.layout.required_columns(source.columns)
     missing = set(required) - fields_named(table.columns, given)
     theirs = source.tables[0].columns
-    return len(missing) <= 1 or 2 * len(set(theirs).intersection(table.columns)) > len(theirs)
+    return (len(missing) <= 1 and len(required) > 3) or 2 * len(set(theirs).intersection(table.columns)) > len(theirs)
 
 
 @dataclass(frozen=True)

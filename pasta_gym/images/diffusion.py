@@ -186,10 +186,15 @@ class DiffusionImages:
                 embeddings = np.asarray(self.encode_images(pixels[part]), dtype=np.float32)
                 keep(part.start, pixels[part], embeddings)
 
-        for stretch in [slice(0, n_images)] if self._conditions.are_encoded else _stretches(rows):
-            n = stretch.stop - stretch.start
+        alone = [] if self._conditions.are_encoded else _stretches(rows)
+        # A prompt alone is filled up to the pictures of the one that has most.
+        longest = max((stretch.stop - stretch.start for stretch in alone), default=self.batch_size)
+        for stretch in alone or [slice(0, n_images)]:
             work = functools.partial(paint, stretch)
-            self.batch_size = work_in_batches(n, self.batch_size, work, fill=self.fill_batches)
+            size = min(self.batch_size, longest)
+            fitting = work_in_batches(stretch.stop - stretch.start, size, work, fill=self.fill_batches)
+            if fitting < size:
+                self.batch_size = fitting
         return pixels
 
     def _encode(self, texts: list[str]) -> Encoded:

@@ -117,6 +117,15 @@ def test_the_table_says_what_differs_and_adjusts_for_its_rows(monkeypatch):
     assert [row.split(" | ")[6] for row in rows] == ["0.040", "0.030", "0.500"]
 
 
+def test_a_scale_that_one_resample_turns_over_gives_no_share():
+    made = of_same_networks(iql=np.ones((1, N)), iql_history=np.zeros((1, N)))
+    returns = made.cells[("sparse", "surrogate")].returns
+    returns["clairvoyant"] = returns["random"] + np.where(np.arange(N) < 1, 8.0, -0.01)
+    [found] = personalisation.worths(made, n_replicates=300)
+    assert found.gap.estimate == pytest.approx(1)
+    assert found.share is None
+
+
 def test_without_a_scale_there_is_no_share_and_without_pairs_no_table():
     lines = personalisation.section(make_report(normalised=False), n_replicates=50)
     assert all(line.endswith("|  |") for line in lines if line.startswith(("| iql", "| slateq")))

@@ -157,3 +157,8 @@ def test_data_that_are_misspelt_are_answered_with_those_for_a_fit():
             ValueError, match=f"data must be one of .*preferences/mini, .*preferences/pickapic.*'{name}'"
         ):
             command.require_named_data([f"data={name}"])
+        with pytest.raises(ValueError, match=rf"'{name}'"):
+            command.require_named_data([f"data=preferences/mini,{name}"])
+    for others in (["--config-dir", "mine"], ["--config-dir=mine"], ["hydra.searchpath=[file://mine]"]):
+        command.require_named_data([*others, "data=preferences/own"])
+    command.require_named_data(["data=preferences/mini,preferences/pasta"])

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
 
+from agents.foreign_past import ForeignPast
 from benchmarks import diffusion_scores, html_report, report, runs
 from benchmarks import run as run_module
 from benchmarks.evaluate import EpisodeScores, EvaluationConfig, evaluate
@@ -519,6 +520,13 @@ def test_the_command_of_the_report_makes_the_same_run(configure, tmp_path):
         again = read_settings(compose(named["--config-name"], [f"runs={tmp_path / 'again'}", *others]))
     assert again.key == made.key
     assert rows_of(run(again)) == rows_of(folder)
+
+
+def test_no_slates_are_sent_of_an_agent_that_needs_two_conversations(configure, monkeypatch):
+    monkeypatch.setattr("agents.random_slate.RandomAgent.plays_alone", False, raising=False)
+    folder = run(read_settings(configure("+tracking.pictures=true", agent="agents.random_slate.RandomAgent")))
+    assert not (folder / "pictures").exists()
+    assert ForeignPast.plays_alone is False
 
 
 def test_a_run_keeps_the_slates_of_one_conversation(configure):

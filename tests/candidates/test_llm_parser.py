@@ -130,6 +130,12 @@ def test_a_whole_answer_on_one_line_is_no_prompt():
     parsed = parse(answer, 5, 5, 62)
     assert parsed.categories == ()
     assert parsed.problems[0].startswith("several items on one line in 'Warm light - a fox glowing at noon - a fox")
+    dashed = "\n".join(
+        line for title, prompts in GRID for line in (f"* {title}", *(f"- {p} - in ink - at dawn" for p in prompts))
+    )
+    assert as_grid(parse(dashed, 5, 5, 62)) == [
+        (t, [f"{p} - in ink - at dawn" for p in prompts]) for t, prompts in GRID
+    ]
     assert as_grid(parse("* Light\n- a fox - in ink\n- a hare", 1, 2, 20)) == [("Light", ["a fox - in ink", "a hare"])]
     flat = json.dumps([f"{p} - in ink - at dawn" for _, prompts in GRID for p in prompts])
     assert len(parse(flat, 5, 5, 20).categories) == 5

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pasta_gym.datasets import DatasetError
+from pasta_gym.datasets.pasta_probe import PLAIN_VALUES
 from pasta_gym.datasets.pasta_sessions import PastaSessions
 from tests.datasets.pasta_files import CHOICES, rows_of, write_rows, zipped
 from tests.datasets.test_bad_inputs import damage, damaged_table
@@ -88,6 +89,19 @@ def test_a_shard_that_misses_one_column_is_refused(tmp_path, layout, field):
     write_rows(path, rows, "parquet")
     with pytest.raises(DatasetError, match=rf"{field}(.|\n)*would be left out, though it is much like part-0.parquet"):
         PastaSessions(tmp_path)
+
+
+def test_tables_of_other_things_beside_shards_are_passed_over_and_listed(tmp_path):
+    write_shards(tmp_path, layout="nested")
+    (tmp_path / "prompts.csv").write_text("initial_prompt\na fox\na hare\n")
+    (tmp_path / "categories.json").write_text('["animals", "landscapes"]')
+    others = [{k: row[k] for k in ("session_id", "initial_prompt")} | {"category": "x"} for row in shard(2, "nested")]
+    write_rows(tmp_path / "kinds.parquet", others, "parquet")
+    dataset = PastaSessions(tmp_path, verify_images=False)
+    assert len(list(dataset.sessions())) == N_SHARDS * len(CHOICES)
+    listed = dataset.report.decisions
+    assert listed["not read: prompts.csv"] == listed["not read: categories.json"] == PLAIN_VALUES
+    assert "not read: kinds.parquet" in listed
 
 
 def test_a_shard_whose_turns_miss_a_key_or_whose_column_is_not_certain_is_refused(tmp_path):

@@ -76,7 +76,7 @@ def test_filled_batches_shrink_whole_and_the_last_reaches_past_the_end():
 
 @pytest.mark.parametrize(
     ("fill", "batch_size", "sizes"),
-    [(False, 4, [4, 2, 2, 1]), (True, 8, [8, 4, 2, 2, 2])],
+    [(False, 4, [4, 2, 2, 1]), (True, 8, [5, 2, 2, 2])],
     ids=["as they come", "filled"],
 )
 def test_a_painter_goes_on_with_smaller_batches(fill, batch_size, sizes):

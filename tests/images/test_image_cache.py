@@ -463,8 +463,7 @@ def test_an_encoder_that_runs_out_of_memory_is_given_less(tmp_path, is_kept, fil
     assert sum(fitted) == 9
     np.testing.assert_array_equal(found.pixels, plain().pixels)
     np.testing.assert_array_equal(found.embeddings, plain().embeddings)
-    halved = 2 if fill_batches else 1  # of four, and of the three pictures of a prompt
-    assert own.batch_size == (halved if is_kept else 4)
+    assert own.batch_size == (1 if is_kept else 4)  # half of the three pictures of a prompt
     if is_kept:  # under the encoder of another name the pictures are there, and the same holds
         _, images = cached(tmp_path, fingerprint="other", batch_size=4)
         images.images.encode_images = small

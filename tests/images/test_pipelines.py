@@ -240,7 +240,7 @@ def test_compiled_pipelines_are_given_full_batches():
             noise = torch.stack([torch.rand(height, width, 3, generator=g) for g in generator])
             return types.SimpleNamespace(images=noise.numpy())
 
-    def paint(*, fill_batches):
+    def paint(*, fill_batches, batch_size=4):
         painter = DiffusionImages(
             Pipeline(),
             GrammarPromptBook(),
@@ -249,7 +249,7 @@ def test_compiled_pipelines_are_given_full_batches():
             size=8,
             steps=1,
             guidance=0,
-            batch_size=4,
+            batch_size=batch_size,
             fill_batches=fill_batches,
         )
         return painter.generate(PROMPTS[:2], mix(np.arange(2)[:, None], np.arange(6))).pixels
@@ -257,6 +257,9 @@ def test_compiled_pipelines_are_given_full_batches():
     filled, plain = paint(fill_batches=True), paint(fill_batches=False)
     assert sizes == [4, 4, 4, 4, 4, 2, 4, 2]  # of texts, so a batch has pictures of one prompt
     np.testing.assert_array_equal(filled, plain)
+    sizes.clear()
+    np.testing.assert_array_equal(paint(fill_batches=True, batch_size=16), plain)
+    assert sizes == [6, 6]  # not filled beyond what every prompt has
 
 
 def test_pictures_that_are_no_numbers_and_global_draws():
