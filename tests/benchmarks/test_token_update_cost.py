@@ -8,6 +8,7 @@ import torch
 
 from agents.token_iql import TokenIQLAgent
 from benchmarks import token_update_cost
+from pasta_gym.torchvision_ops import ensure_importable
 
 TINY = ["--shape", "tiny", "--device", "cpu", "--batch-size", "3", "--micro-batch-size", "2", "--words", "2"]
 
@@ -37,6 +38,7 @@ def test_the_agents_own_steps_are_timed(capsys, monkeypatch):
 
 
 def test_adapters_are_timed_too(capsys):
+    ensure_importable()  # peft imports transformers, which would look for torchvision
     pytest.importorskip("peft")
     cost = measured(capsys, "--tuning", "lora")
     assert cost["tuning"] == "lora"
