@@ -199,9 +199,16 @@ def find_all(root: pathlib.Path, folder: pathlib.Path | None) -> Found:
     if folder is not None and not root.exists():
         of_shards = read(folder)
         logger.warning("%s does not exist, so all runs are those in the shards under %s", root, folder)
-        return of_shards, [], []
+        return sorted(of_shards, key=_row), [], []
     finished, failed, open_runs = runs.find_runs(root)
-    return finished + (beside(finished, folder) if folder is not None else []), failed, open_runs
+    finished += beside(finished, folder) if folder is not None else []
+    # Resamples follow the order of rows: a table must not depend on which of them are here and which in shards.
+    return sorted(finished, key=_row), failed, open_runs
+
+
+def _row(run: runs.Run) -> tuple[str | int, ...]:
+    key = run.key
+    return key.experiment, key.agent, key.reward, key.data, key.world, key.images, key.seed
 
 
 def joined_scores(root: pathlib.Path, folder: pathlib.Path | None) -> str:

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_seeds_of_two_machines_make_one_table(configure, tmp_path):
     for seed in (0, 1):
         run(read_settings(configure(f"runs={both}", f"seed={seed}")))
     assert table(here, shards_folder=folder) == table(both)
+
+
+def test_runs_come_in_one_order_wherever_they_are(configure, tmp_path):
+    rows = [("own", 0), ("own", 10), ("own", 2), ("random", 0)]
+    more = {"own": {}, "random": RANDOM}
+    folders = [run(read_settings(configure(f"seed={seed}", **more[agent]))) for agent, seed in rows]
+    shards.collect(tmp_path / "runs", tmp_path / "shards")
+    shutil.rmtree(folders[0])
+    found, _, _ = shards.find_all(tmp_path / "runs", tmp_path / "shards")
+    from_shards, _, _ = shards.find_all(tmp_path / "nowhere", tmp_path / "shards")
+    assert [(r.key.agent, r.key.seed) for r in found] == sorted(rows)
+    assert [r.key for r in from_shards] == [r.key for r in found]
 
 
 def test_a_column_that_older_shards_lack_is_blank_in_their_rows(configure, tmp_path):
