@@ -221,11 +221,16 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
 
 def _once(table: LabelTable, raters: IntArray) -> IntArray:
     """Return raters ``(n,)`` none of whom may be there twice."""
-    _, first = np.unique(raters, return_index=True)
-    if len(first) < len(raters):
-        row = int(np.setdiff1d(np.arange(len(raters)), first)[0])
+    row = _first_repeat(raters)
+    if row is not None:
         table.refuse("rater", row, second_time(int(raters[row])))
     return raters
+
+
+def _first_repeat(numbers: IntArray) -> int | None:
+    """Where the first of numbers ``(n,)`` stands that was there before."""
+    _, first = np.unique(numbers, return_index=True)
+    return None if len(first) == len(numbers) else int(np.setdiff1d(np.arange(len(numbers)), first)[0])
 
 
 def _whole_sessions(turns: LabelTable, who: IntArray, sessions: IntArray, numbers: IntArray, horizon: int) -> IntArray:
@@ -238,8 +243,7 @@ def _whole_sessions(turns: LabelTable, who: IntArray, sessions: IntArray, number
         if (other := who[start:end] != who[start]).any():
             turns.refuse("rater", start + int(other.argmax()), of_another(int(sessions[start]), int(who[start])))
     kept: IntArray = sessions[starts]
-    _, first = np.unique(kept, return_index=True)
-    if len(first) < len(kept):
-        again = int(np.setdiff1d(np.arange(len(kept)), first)[0])
+    again = _first_repeat(kept)
+    if again is not None:
         turns.refuse("session", int(starts[again]), scattered(int(kept[again])))
     return kept

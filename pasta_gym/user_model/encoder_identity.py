@@ -56,6 +56,13 @@ def same_encoder(first: str, second: str) -> bool:
     return shorter >= MIN_DIGITS and first[:shorter] == second[:shorter]
 
 
+def _apart(first: str | None, second: str | None) -> tuple[str, str] | None:
+    """The first digits of two hashes that are of two encoders; None where they are of one, or one is not known."""
+    if first is None or second is None or same_encoder(first, second):
+        return None
+    return first[:MIN_DIGITS], second[:MIN_DIGITS]
+
+
 def require_same_encoder(metadata: Mapping[str, Any], images_encoder: str | None, images: str) -> None:
     """Check that a user model reads the embeddings that an image generator makes.
 
@@ -67,12 +74,12 @@ def require_same_encoder(metadata: Mapping[str, Any], images_encoder: str | None
     Raises:
         ValueError: If both are known and differ.
     """
-    own = encoder_hash(metadata)
-    if own is None or images_encoder is None or same_encoder(own, images_encoder):
+    if (apart := _apart(encoder_hash(metadata), images_encoder)) is None:
         return
+    own, theirs = apart
     raise ValueError(
-        f"the user model reads embeddings of encoder {own[:MIN_DIGITS]}, but images={images!r} gives those of "
-        f"{images_encoder[:MIN_DIGITS]}: its utilities would mean nothing. Fit the user model on this encoder "
+        f"the user model reads embeddings of encoder {own}, but images={images!r} gives those of "
+        f"{theirs}: its utilities would mean nothing. Fit the user model on this encoder "
         "(python -m benchmarks.fit_user_model encoder=...), or pass a World whose images are embedded by the user "
         "model's encoder and, for the surrogate, fit one to it (python -m pasta_gym.mini.train surrogate)"
     )
@@ -88,12 +95,12 @@ def require_encoder_of_data(metadata: Mapping[str, Any], data_encoder: str | Non
     Raises:
         ValueError: If both are known and differ.
     """
-    own = encoder_hash(metadata)
-    if own is None or data_encoder is None or same_encoder(own, data_encoder):
+    if (apart := _apart(encoder_hash(metadata), data_encoder)) is None:
         return
+    own, theirs = apart
     raise ValueError(
-        f"the user model reads embeddings of encoder {own[:MIN_DIGITS]}, but the labels are about embeddings of "
-        f"{data_encoder[:MIN_DIGITS]}: its scores of them would mean nothing. Take labels of a pool that is embedded "
+        f"the user model reads embeddings of encoder {own}, but the labels are about embeddings of "
+        f"{theirs}: its scores of them would mean nothing. Take labels of a pool that is embedded "
         "by the user model's encoder, or fit a user model to these (python -m pasta_gym.user_model.fit --data LABELS)"
     )
 
@@ -109,11 +116,12 @@ def require_given_embeddings(dataset: str, theirs: str | None, known: str | None
     Raises:
         ValueError: If both are known and differ.
     """
-    if theirs is None or known is None or same_encoder(theirs, known):
+    if (apart := _apart(theirs, known)) is None:
         return
+    own, others = apart
     raise ValueError(
-        f"the dataset {dataset} comes with embeddings of encoder {theirs[:MIN_DIGITS]}, and the others are of "
-        f"{known[:MIN_DIGITS]}; numbers of two encoders do not mix. Name the encoder of its embeddings (encoder=...), "
+        f"the dataset {dataset} comes with embeddings of encoder {own}, and the others are of "
+        f"{others}; numbers of two encoders do not mix. Name the encoder of its embeddings (encoder=...), "
         "or take a dataset that is embedded by yours"
     )
 

@@ -156,7 +156,8 @@ def evidence_of(data: PreferenceData, raters: IntArray, kinds: tuple[str, ...] =
         raise ValueError(f"kinds must be among {KINDS}, got {unknown[0]!r}")
     position = np.full(data.n_raters, -1, dtype=np.int64)
     position[raters] = np.arange(len(raters))
-    comparisons = ratings = choices = None
+    mine = position[data.session_raters]
+    comparisons = ratings = choices = satisfactions = verdicts = None
     if "comparisons" in kinds:
         who, prompts, images, labels = data.all_pairs()
         rows = np.flatnonzero(position[who] >= 0)
@@ -175,7 +176,6 @@ def evidence_of(data: PreferenceData, raters: IntArray, kinds: tuple[str, ...] =
             data.ratings[rows],
         )
     if "choices" in kinds:
-        mine = position[data.session_raters]
         rows, turns = np.nonzero((data.session_choices >= 0) & (mine >= 0)[:, None])
         choices = Choices(
             mine[rows],
@@ -183,22 +183,20 @@ def evidence_of(data: PreferenceData, raters: IntArray, kinds: tuple[str, ...] =
             data.image_embeddings[data.session_images[rows, turns]],
             data.session_choices[rows, turns],
         )
-    satisfactions = verdicts = None
     if "satisfactions" in kinds and data.session_satisfactions is not None:
-        known = position[data.session_raters] >= 0
-        rows, turns = np.nonzero(known[:, None] & _has_answers(data.session_satisfactions))
+        rows, turns = np.nonzero((mine >= 0)[:, None] & _has_answers(data.session_satisfactions))
         satisfactions = Satisfactions(
-            position[data.session_raters[rows]],
+            mine[rows],
             data.prompt_embeddings[data.session_prompts[rows]],
             data.image_embeddings[data.session_images[rows, turns]],
             data.session_satisfactions[rows, turns],
         )
     if "verdicts" in kinds and data.session_versus_previous is not None:
-        asked = ~np.isnan(data.session_versus_previous[:, 1:]) & (position[data.session_raters] >= 0)[:, None]
+        asked = ~np.isnan(data.session_versus_previous[:, 1:]) & (mine >= 0)[:, None]
         rows, before = np.nonzero(asked & (data.session_choices[:, 1:] >= 0) & (data.session_choices[:, :-1] >= 0))
         both = (rows[:, None], before[:, None] + np.arange(2))
         verdicts = Verdicts(
-            position[data.session_raters[rows]],
+            mine[rows],
             data.prompt_embeddings[data.session_prompts[rows]],
             data.image_embeddings[data.session_images[both]],
             data.session_choices[both],
