@@ -464,6 +464,25 @@ def test_pixels_need_an_encoder_and_an_encoder_a_folder(run):
         RaterSplits({"dev": 1.0})
 
 
+@pytest.mark.parametrize(
+    ("fractions", "problem"),
+    [
+        (
+            {"train": 0.5, "test": 0.2},
+            r"fractions must sum to 1, got .*'test': 0\.2.*, which sum to 0\.7; a split that",
+        ),
+        ({"train": 0.9, "validation": 0.1, "test": 0.1}, r"must sum to 1, got .*, which sum to 1\.1"),
+        ({"train": 1.5, "test": -0.5}, r"must be shares from 0 to 1 by split, got .*-0\.5"),
+        ({"train": float("nan"), "test": 1.0}, "must be shares from 0 to 1 by split, got .*nan"),
+        ({}, r"must be shares from 0 to 1 by split, got \{\}"),
+    ],
+)
+def test_shares_of_raters_that_are_none_are_refused_before_anything_is_gathered(fractions, problem):
+    with pytest.raises(ValueError, match=problem):
+        RaterSplits(fractions)
+    assert RaterSplits({"test": 1.0}).fractions == {"test": 1.0}
+
+
 @pytest.fixture(scope="module")
 def few_labels(tmp_path_factory):
     """The first labels of the mini world's raters, over its own pool."""
