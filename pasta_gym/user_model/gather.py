@@ -99,10 +99,9 @@ def gather(
 ) -> PreferenceData:
     """Read datasets once, from end to end, and embed what they show.
 
-    A comparison of two becomes a pair. An untied ranking stays one if it has the most common length, because the
-    rankings are one rectangular array; every other ranking is broken into pairs of neighbours, which is what
-    ``PreferenceData.all_pairs`` makes of rankings anyway. Neighbours that are tied are a tie, and the order within
-    the tie is that of the record.
+    A comparison of two becomes a pair. An untied ranking stays one, whatever its length; a ranking with ties, which
+    no list can say, is broken into pairs of neighbours, which is what ``PreferenceData.all_pairs`` makes of rankings
+    anyway. Neighbours that are tied are a tie, and the order within the tie is that of the record.
 
     An image that cannot be read leaves its comparison, which goes on without it if two are left, drops its rating,
     and takes the choice from its turn. Such images are counted in the dataset's ``report``.
