@@ -68,7 +68,7 @@ def test_the_batch_counts_where_conversations_meet():
     bare = {**HASHED, "env": {}}
     hashes = {
         (name, size): config_hash(
-            {**HASHED, "agent": {"_target_": name}, "evaluation": {"seed": 0, "batch_size": size}}
+            {**bare, "agent": {"_target_": name}, "evaluation": {"seed": 0, "batch_size": size}}
         )
         for name in ("agents.foreign_past.ForeignPast", "agents.iql.IQLAgent")
         for size in (250, 100)
