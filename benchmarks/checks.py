@@ -12,7 +12,8 @@ from benchmarks import alike, runs, stats
 from benchmarks.comparisons import BLIND, CLAIRVOYANT, RANDOM, REFERENCES
 
 if TYPE_CHECKING:
-    from benchmarks.report import Cell, Report
+    from benchmarks.cells import Cell
+    from benchmarks.report import Report
 
 MIN_HEADROOM = 0.20
 _SEED = 20_260_101  # of the resamples

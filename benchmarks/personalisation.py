@@ -12,7 +12,8 @@ from benchmarks.comparisons import CLAIRVOYANT, RANDOM
 from benchmarks.stats import Interval, Scores
 
 if TYPE_CHECKING:
-    from benchmarks.report import Cell, Report
+    from benchmarks.cells import Cell
+    from benchmarks.report import Report
 
 _SEED = 20_260_104  # of resamples and sign flips
 

@@ -8,7 +8,6 @@ there is something to compare, and prints the table.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,70 +15,31 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import (
-    aggregates,
-    alike,
     comparison_pages,
     held_out,
     html_report,
     personalisation,
     runs,
     shards,
-    stats,
     transfer,
 )
+from benchmarks.cells import Cell, cells_of, improvement_over_random
 from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
 from benchmarks.command_line import errors_in_one_line
-from benchmarks.comparisons import CLAIRVOYANT, HOME, RANDOM, REFERENCES
+from benchmarks.comparisons import CLAIRVOYANT, HOME, REFERENCES
 from benchmarks.pages import fill_block, has_block, printed, printed_by
 from benchmarks.regimes import section as regime_tables
 from benchmarks.score_table import seeds_note, table_rows
-from benchmarks.stats import Interval, Scores
 from pasta_gym.trajectories.files import write_json, write_text
-from pasta_gym.types import IntArray
 
-BOOTSTRAP_SEED = 20_260_101
 MARK = " \\*"
 BLOCKS = ("table", "transfer")
 STATISTICS_BLOCK = "statistics"
-NAMED = 3
-"""Runs that shorten a table, of which no more are named."""
 Name = tuple[str, str, str, str]
 """Experiment, data, world and split of a report."""
 Entry = TypeVar("Entry")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One reward and one painter of pictures: the scores of every agent on the same conversations.
-
-    Attributes:
-        returns: ``(seeds, episodes)`` episode returns of each agent.
-        utilities: ``(H,)`` mean utility of the chosen column at each turn.
-        episodes: How many conversations all agents share.
-        numbers: ``(episodes,)`` their numbers, ascending.
-        seeds: Training seed of each row of ``returns``, of each agent.
-        mean: Mean return with its interval.
-        normalised: On the scale from random to the clairvoyant; empty if either is missing, or the second is not above
-            the first in every resample.
-        final: ``(seeds, episodes)`` utility of the column chosen last, of each agent.
-        unseen: ``(seeds, episodes)`` whether that column shows a combination that nothing was trained on; without the
-            agents of which it is not known.
-        shortened: Why there are fewer conversations than some run has: runs that lack some, in words.
-    """
-
-    returns: dict[str, Scores]
-    utilities: dict[str, Scores]
-    episodes: int
-    numbers: IntArray
-    seeds: dict[str, list[int]]
-    mean: dict[str, Interval]
-    normalised: dict[str, Interval]
-    final: dict[str, Scores]
-    unseen: dict[str, NDArray[np.bool_]]
-    shortened: str = ""
 
 
 @dataclass
@@ -154,7 +114,7 @@ def _reports_of(root: pathlib.Path, found: shards.Found, n_replicates: int) -> l
             title=f"{name[0]}: {name[1]} data, {name[2]} world, {name[3]} prompts",
             agents=_row_order({run.key.agent for run in own}),
             privileged={run.key.agent for run in own if run.metadata.get("privileged")},
-            cells=_cells(own, n_replicates),
+            cells=cells_of(own, n_replicates),
             failed=failures[name],
             open_runs=unfinished[name],
         )
@@ -181,54 +141,6 @@ def _of_reports(
 def _row_order(agents: set[str]) -> list[str]:
     learned = sorted(agents - set(REFERENCES))
     return [a for a in (*REFERENCES[:-1], *learned, CLAIRVOYANT) if a in agents]
-
-
-def _cells(finished: list[runs.Run], n_replicates: int) -> dict[tuple[str, str], Cell]:
-    grouped: dict[tuple[str, str], dict[str, list[runs.Run]]] = {}
-    for run in finished:
-        grouped.setdefault((run.key.reward, run.key.images), {}).setdefault(run.key.agent, []).append(run)
-    for reward in {run.key.reward for run in finished}:
-        # Agents are paired within a cell, image models within a reward.
-        alike.check_conversations(run for run in finished if run.key.reward == reward)
-    return {key: _cell(own, n_replicates) for key, own in sorted(grouped.items(), reverse=True)}
-
-
-def _cell(by_agent: dict[str, list[runs.Run]], n_replicates: int) -> Cell:
-    shared = set.intersection(*(set(run.scores.episodes.tolist()) for own in by_agent.values() for run in own))
-    if not shared:
-        raise ValueError(f"the agents {sorted(by_agent)} share no episode; evaluate them with the same evaluation.seed")
-    returns, utilities, final, unseen = {}, {}, {}, {}
-    for agent, own in by_agent.items():
-        rows = [np.flatnonzero(np.isin(run.scores.episodes, sorted(shared))) for run in own]
-        ordered = [r[np.argsort(run.scores.episodes[r])] for r, run in zip(rows, own, strict=True)]
-        returns[agent] = np.stack([run.scores.returns[r] for run, r in zip(own, ordered, strict=True)])
-        utilities[agent] = np.mean(
-            [run.scores.chosen_utilities[r].mean(axis=0) for run, r in zip(own, ordered, strict=True)], axis=0
-        )
-        final[agent] = np.stack([run.scores.chosen_utilities[r, -1] for run, r in zip(own, ordered, strict=True)])
-        flags = [run.scores.unseen[r] for run, r in zip(own, ordered, strict=True) if run.scores.unseen is not None]
-        if len(flags) == len(own):
-            unseen[agent] = np.stack(flags)
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    mean = stats.mean_intervals(returns, rng, n_replicates)
-    normalised = {}
-    if RANDOM in mean and CLAIRVOYANT in mean:
-        with contextlib.suppress(stats.NoScaleError):
-            normalised = stats.normalised_intervals(returns, rng, n_replicates=n_replicates)
-    seeds = {agent: [run.key.seed for run in own] for agent, own in by_agent.items()}
-    numbers, why = np.array(sorted(shared)), _shortened([run for own in by_agent.values() for run in own], shared)
-    return Cell(returns, utilities, len(shared), numbers, seeds, mean, normalised, final, unseen, why)
-
-
-def _shortened(finished: Sequence[runs.Run], shared: set[int]) -> str:
-    """Name the runs that lack conversations which others have, shortest first; nothing where all have the same."""
-    every = set().union(*(run.scores.episodes.tolist() for run in finished))
-    lacking = sorted((run for run in finished if len(run.scores) < len(every)), key=lambda run: len(run.scores))
-    if not lacking or len(shared) == len(every):
-        return ""
-    named = [f"{run.key.agent} seed {run.key.seed} has {len(run.scores)} ({run.folder})" for run in lacking[:NAMED]]
-    more = f", and {len(lacking) - NAMED} more runs lack some" if len(lacking) > NAMED else ""
-    return f"{len(shared)} of {len(every)} conversations count, because {', '.join(named)}{more}; evaluate those again"
 
 
 def markdown(report: Report) -> str:
@@ -364,22 +276,6 @@ def _write(root: pathlib.Path, n_replicates: int, shards_folder: pathlib.Path | 
     return _Written(reports, text, statistics, written + statistics_files)
 
 
-def _improvement(cell: Cell, n_replicates: int) -> dict[str, dict[str, float]]:
-    """Probability that the same user does better than with random, with its interval, for each agent."""
-    if RANDOM not in cell.returns:
-        return {}
-    strata = [aggregates.Stratum("the cell", cell.returns, "its conversations")]
-    drawn = aggregates.resample(strata, np.random.default_rng(BOOTSTRAP_SEED), n_replicates)
-    found = {
-        agent: [
-            aggregates.improvement_in_conversations(strata, draws, agent, RANDOM)
-            for draws in (aggregates.as_played(strata), drawn)
-        ]
-        for agent in cell.returns
-    }
-    return {agent: asdict(stats.interval(float(played[0]), many)) for agent, (played, many) in found.items()}
-
-
 def _summary(report: Report, n_replicates: int) -> dict[str, Any]:
     cells = {
         f"{reward}/{images}": {
@@ -387,7 +283,7 @@ def _summary(report: Report, n_replicates: int) -> dict[str, Any]:
             "seeds": {agent: len(values) for agent, values in cell.returns.items()},
             "mean_return": {agent: asdict(made) for agent, made in cell.mean.items()},
             "normalised": {agent: asdict(made) for agent, made in cell.normalised.items()},
-            "probability_of_improvement_over_random": _improvement(cell, n_replicates),
+            "probability_of_improvement_over_random": improvement_over_random(cell, n_replicates),
         }
         for (reward, images), cell in report.cells.items()
     }

@@ -16,9 +16,10 @@ from benchmarks import stats
 from benchmarks.stats import Interval
 
 if TYPE_CHECKING:
+    from benchmarks.cells import Cell
     from benchmarks.comparisons import Comparison
     from benchmarks.profiles import Profile
-    from benchmarks.report import Cell, Report
+    from benchmarks.report import Report
     from benchmarks.runs import Run
 
 Figure = dict[str, Any]

@@ -11,7 +11,8 @@ from benchmarks.stats import Interval, Scores
 from pasta_gym.types import IntArray
 
 if TYPE_CHECKING:
-    from benchmarks.report import Cell, Report
+    from benchmarks.cells import Cell
+    from benchmarks.report import Report
 
 ZERO, ONE = "random", "clairvoyant"
 _SEED = 20_260_102  # of the resamples

@@ -6,9 +6,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import comparison_pages
+from benchmarks.cells import Cell
 from benchmarks.comparisons import Difference, compare, strata_of
 from benchmarks.power import Spread, episodes_needed, seeds_needed, smallest_difference, spread_of
-from benchmarks.report import Cell, Report
+from benchmarks.report import Report
 from benchmarks.stats import Interval
 
 N = 40
