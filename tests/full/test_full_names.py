@@ -67,9 +67,7 @@ def test_the_batch_counts_where_conversations_meet():
     """Whose past is whose depends on the batch; every other agent acts in any batch alike."""
     bare = {**HASHED, "env": {}}
     hashes = {
-        (name, size): config_hash(
-            {**bare, "agent": {"_target_": name}, "evaluation": {"seed": 0, "batch_size": size}}
-        )
+        (name, size): config_hash({**bare, "agent": {"_target_": name}, "evaluation": {"seed": 0, "batch_size": size}})
         for name in ("agents.foreign_past.ForeignPast", "agents.iql.IQLAgent")
         for size in (250, 100)
     }
