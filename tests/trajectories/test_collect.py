@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pasta_gym import worlds
+from pasta_gym import worlds, wrappers
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect, export, load, provenance
 from pasta_gym.trajectories.environment import first_environment_seed
 
@@ -186,13 +186,16 @@ def test_d3rlpy_gets_whole_episodes_with_slates_as_scores(tiny, tmp_path):
     assert [len(e.actions) for e in made.episodes] == [4] * 5
     assert all(e.terminated for e in made.episodes)
     third = made.episodes[2]
-    decoded = export.decode_slates(third.actions, dataset.categories[2], 2)
+    decoded = wrappers.decode_scores(third.actions, dataset.categories[2], 2)
     assert_array_equal(np.sort(decoded, axis=1), np.sort(dataset.actions[2], axis=1))
     flat = export.flatten_observations(dataset.observations(np.full(4, 2), np.arange(4)))
     assert_array_equal(third.observations, flat)
     assert_allclose(third.rewards[:, 0], dataset.rewards[2], rtol=1e-6)
     with pytest.raises(ValueError, match=r"n_episodes must be in 1\.\.11, got 12"):
         export.to_d3rlpy(dataset, n_episodes=12)
+    alike = dataclasses.replace(dataset, categories=np.zeros_like(dataset.categories))
+    with pytest.raises(ValueError, match="two candidates of one category cannot be written as scores"):
+        export.to_d3rlpy(alike)
 
 
 def test_the_command_prints_the_folder(tiny, tmp_path, monkeypatch, capsys):

@@ -68,39 +68,6 @@ def test_take_reorders_every_array(dataset):
         assert_array_equal(getattr(some, name), getattr(dataset, name)[[4, 0]], err_msg=name)
 
 
-def test_scores_say_which_prompts_were_shown():
-    scores = export.encode_slates(np.array([[3, 0]]), 5)
-    assert_array_equal(scores, [[1, -1, -1, 1, -1]])
-
-
-def test_decoding_undoes_encoding_for_slates_of_any_categories():
-    rng = np.random.default_rng(5)
-    categories = np.stack([rng.permutation(np.repeat(np.arange(4), [1, 2, 3, 4])) for _ in range(50)])
-    slates = np.stack([[rng.choice(np.flatnonzero(row == c)) for c in rng.permutation(4)[:3]] for row in categories])
-    decoded = export.decode_slates(export.encode_slates(slates, 10), categories, 3)
-    assert_array_equal(np.sort(decoded, axis=1), np.sort(slates, axis=1))
-
-
-def test_decoding_fills_the_slate_best_first():
-    scores = np.array([[0.1, 0.9, 0.8, 0.7, 0.2, 0.3]])
-    assert_array_equal(export.decode_slates(scores, np.array([[0, 0, 0, 1, 2, 1]]), 2), [[1, 3]])
-
-
-def test_bad_scores_and_slates_are_refused():
-    with pytest.raises(ValueError, match="finite"):
-        export.decode_slates(np.array([[np.nan, 0.0]]), np.array([[0, 1]]), 1)
-    with pytest.raises(ValueError, match="more than the categories"):
-        export.decode_slates(np.zeros((1, 3)), np.array([[0, 0, 2]]), 3)
-    with pytest.raises(ValueError, match="twice"):
-        export.encode_slates(np.array([[1, 1]]), 3)
-    with pytest.raises(ValueError, match=r"0\.\.2, got 1\.\.3"):
-        export.encode_slates(np.array([[1, 3]]), 3)
-    categories = np.array([[0, 0, 1], [0, 1, 0]])
-    assert_array_equal(export.encode_slates(np.array([[0, 2], [2, 1]]), 3, categories), [[1, -1, 1], [-1, 1, 1]])
-    with pytest.raises(ValueError, match="two candidates of one category"):
-        export.encode_slates(np.array([[0, 2], [2, 0]]), 3, categories)
-
-
 def test_flat_observations_keep_every_number_in_the_stated_order(dataset):
     obs = dataset.observations(np.array([0, 3]), np.array([2, 1]))
     flat = export.flatten_observations(obs)
