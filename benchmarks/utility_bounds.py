@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from benchmarks.evaluate_user_model import CEILING, MODEL, UNIFORM, folders_of_world, matrices
 from benchmarks.pages import fill_block, printed_by
 from benchmarks.rater_scores import N_LABELS, Raters, Scored, load_raters, score_ceiling, score_predictor, score_uniform
-from benchmarks.score_images import prompts_of_images
 from benchmarks.stats import Interval, NoScaleError, normalised_intervals
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_data import Truth, load_truth, pool_of_labels
@@ -123,7 +122,7 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
     """Fit a user model's heads to known utilities of the training raters' pictures, by least squares.
 
     Args:
-        data: All labels; a picture counts for the initial prompt that it was judged for.
+        data: Embeddings and sessions; every picture belongs to a session.
         wanted: The utilities.
         config: How to fit.
 
@@ -132,7 +131,7 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
     """
     config = config or HeadsConfig()
     generator, rng = torch.Generator().manual_seed(config.seed), np.random.default_rng([_SEED, config.seed])
-    prompts, _ = prompts_of_images(data)
+    prompts = prompts_of_images(data)
     images = shown_to(data, data.raters_of("train")).images
     images = images[prompts[images] >= 0]
     model = ScoreModel(
@@ -155,6 +154,14 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
         optimiser.step()
         schedule.step()
     return model.eval()
+
+
+def prompts_of_images(data: PreferenceData) -> IntArray:
+    """Initial prompt of each image that was shown in a session, -1 for others: ``(I,)``."""
+    prompts = np.full(len(data.image_embeddings), -1, dtype=np.int64)
+    images = data.session_images.reshape(len(data.session_images), -1)
+    prompts[images] = data.session_prompts[:, None]
+    return prompts
 
 
 def head_utilities(model: ScoreModel, data: PreferenceData) -> ImageUtilities:
@@ -182,7 +189,7 @@ def _scores(model: ScoreModel, data: PreferenceData, prompts: IntArray, images: 
 
 def explained(wanted: ImageUtilities, found: ImageUtilities, data: PreferenceData, split: str = "test") -> float:
     """Share of the variance of utilities that is explained on a split's pictures, the mean over types: at most 1."""
-    prompts, _ = prompts_of_images(data)
+    prompts = prompts_of_images(data)
     images = shown_to(data, data.raters_of(split)).images
     images = images[prompts[images] >= 0]
     aims, guesses = (f(prompts[images], images[:, None])[:, :, 0] for f in (wanted, found))

@@ -61,6 +61,7 @@ def test_columns_and_choices_are_judged_as_raters_do(labels, planted, monkeypatc
 def test_heads_learn_utilities_from_embeddings_that_show_them(labels, planted):
     of_images, _, _ = planted
     data = load_raters(labels).data
+    rows = data.session_images[0].reshape(-1)
 
     def share(config, wanted=of_images, split="train"):
         heads = command.fit_heads(data, wanted, config)
@@ -75,6 +76,7 @@ def test_heads_learn_utilities_from_embeddings_that_show_them(labels, planted):
         return of_images(prompts, np.random.default_rng(1).permutation(len(data.image_embeddings))[images])
 
     assert share(long, of_others) < 0.1
+    assert (command.prompts_of_images(data)[rows] == data.session_prompts[0]).all()
 
 
 def test_every_predictor_meets_the_same_labels(labels):
