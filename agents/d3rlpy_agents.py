@@ -178,7 +178,7 @@ class D3RLPyAgent:
         with torch.no_grad():
             at = torch.from_numpy(standardised)
             values = torch.stack([q_function(at).q_value for q_function in algorithm.impl.q_function]).mean(dim=0)
-        return rounded(values.numpy())
+        return rounded(values.numpy(), 10 * self.config.reward_scale)
 
     def _slates(self, rows: Rows, categories: IntArray) -> IntArray:
         preferences = self.preferences(rows)

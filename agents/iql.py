@@ -274,9 +274,11 @@ class IQLAgent:
         values = self.prompt_values(observations)
         _, slate_size = check_observations(observations)
         categories = np.asarray(observations["categories"]) if self.config.one_per_category else None
+        unit = 10 * self.config.reward_scale
         if self.config.selection == "greedy":
-            return top_slate(rounded(values), categories, slate_size)
-        return slate_sampled_by_value(values, categories, slate_size, temperature=self.config.temperature, seeds=seeds)
+            return top_slate(rounded(values, unit), categories, slate_size)
+        temperature = self.config.temperature
+        return slate_sampled_by_value(values, categories, slate_size, temperature=temperature, seeds=seeds, unit=unit)
 
     def save(self, folder: Path) -> None:
         """Write ``agent.safetensors`` and ``agent.json`` into ``folder``.

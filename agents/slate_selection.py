@@ -51,13 +51,17 @@ def check_slate_problem(scores: FloatArray, categories: IntArray | None, slate_s
         )
 
 
-def rounded(scores: FloatArray) -> FloatArray:
-    """Round a network's outputs to five decimals, as float64.
+def rounded(scores: FloatArray, unit: float = 1.0) -> FloatArray:
+    """Round a network's outputs to five decimals of ``unit``, as float64.
 
     The last bits of a float32 matrix product depend on the size of the batch. Rounded, candidates that are the same
     prompt tie, and the tie goes to the lower index in every batch.
+
+    Args:
+        scores: Any shape.
+        unit: Size of a typical output, above 0: of values, 10 times the scale of the rewards they are learned from.
     """
-    return np.round(np.asarray(scores, dtype=np.float64), 5)
+    return np.round(np.asarray(scores, dtype=np.float64) / unit, 5) * unit
 
 
 def top_slate(scores: FloatArray, categories: IntArray | None, slate_size: int) -> IntArray:
@@ -118,7 +122,13 @@ def sampled_slate(
 
 
 def slate_sampled_by_value(
-    values: FloatArray, categories: IntArray | None, slate_size: int, *, temperature: float, seeds: UInt64Array
+    values: FloatArray,
+    categories: IntArray | None,
+    slate_size: int,
+    *,
+    temperature: float,
+    seeds: UInt64Array,
+    unit: float = 1.0,
 ) -> IntArray:
     """Draw slates by the values of prompts (appendix G): :func:`sampled_slate` in units of each row's spread.
 
@@ -128,6 +138,7 @@ def slate_sampled_by_value(
         slate_size: Number of candidates to show.
         temperature: Softness, above 0, in standard deviations of the row's values.
         seeds: ``(batch,)`` key of each decision.
+        unit: See :func:`rounded`.
 
     Returns:
         ``(batch, slate_size)`` indices in the order of drawing.
@@ -135,8 +146,8 @@ def slate_sampled_by_value(
     Raises:
         ValueError: As for :func:`sampled_slate`.
     """
-    scores = rounded(values)
-    spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+    scores = rounded(values, unit)
+    spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12 * unit)
     noise = seeding.gumbels(seeding.mix(np.asarray(seeds)[:, None], np.arange(scores.shape[1])))
     return sampled_slate(scores / spread, categories, slate_size, temperature=temperature, gumbel_noise=noise)
 

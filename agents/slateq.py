@@ -290,7 +290,8 @@ class SlateQAgent:
         return slateq_component_values(values, logits)
 
     def _best_slates(self, scores: ItemScores, categories: IntArray, slate_size: int) -> IntArray:
-        values, logits, weights = (rounded(part.numpy()) for part in scores)
+        units = (10 * self.config.reward_scale, 1.0, 1.0)
+        values, logits, weights = (rounded(part.numpy(), unit) for part, unit in zip(scores, units, strict=True))
         labels = categories if self.config.one_per_category else None
         if self.config.slate_value == "mixture":
             return mixture_slate(values, logits, weights, labels, slate_size)

@@ -20,6 +20,10 @@ REWARD_SCALE = 10.0
 _DECISION = 0xDEC151  # salt of the agents' own keys
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Which conversations an agent is measured on.
@@ -28,7 +32,8 @@ class EvaluationConfig:
         n_episodes: Conversations.
         seed: Numbers a stream of conversations. Every agent meets the same ones in the same order.
         split: Initial prompts; agents train on ``"train"``.
-        batch_size: Conversations side by side. It changes no number.
+        batch_size: Conversations side by side. It changes no number, but of agents whose conversations take something
+            from each other (:class:`agents.foreign_past.ForeignPast`).
     """
 
     n_episodes: int = 1000
@@ -37,11 +42,11 @@ class EvaluationConfig:
     batch_size: int = 250
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_episodes, int) or not 1 <= self.n_episodes <= SEED_STRIDE:
+        if not _is_whole(self.n_episodes) or not 1 <= self.n_episodes <= SEED_STRIDE:
             raise ValueError(f"n_episodes must be a whole number in 1..{SEED_STRIDE}, got {self.n_episodes!r}")
         for name, least in (("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not _is_whole(value) or value < least:
                 raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
 
 

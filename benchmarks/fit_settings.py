@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.settings import CONFIG_FOLDER
 from benchmarks.user_model_card import CLIP_SCORE, OWN_ROWS
-from pasta_gym.datasets.splits import split_of_rater
 from pasta_gym.encoders.clip_encoder import DTYPES, find_device
 from pasta_gym.settings import check_counts, check_not_negative
 from pasta_gym.user_model.data import SPLITS
@@ -93,8 +92,6 @@ class FitSettings:
         for name in ("out", "cache", "encoder"):
             if not isinstance(getattr(own, name), str):
                 raise ValueError(f"{name} must be a text, got {getattr(own, name)!r}")
-        # Whoever it is about: fractions are looked at where a rater is put into a split.
-        split_of_rater("", self.splits.fractions, self.splits.seed)
 
     @property
     def out(self) -> pathlib.Path:

@@ -24,7 +24,6 @@ from pasta_gym.user_model.evaluation import (
     choice_outcomes,
     cross_turn,
     held_out,
-    hps_correlations,
     pair_outcomes,
     pickapic,
     predict,
@@ -33,6 +32,7 @@ from pasta_gym.user_model.evaluation import (
 from pasta_gym.user_model.figures import ceiling_predictions, posterior_from_all_labels, taste_fidelity
 from pasta_gym.user_model.metrics import adjusted_rand_index, calibration_error, matched_recovery
 from pasta_gym.user_model.predictors import ModelPredictor, Predictor
+from pasta_gym.user_model.rankings import hps_correlations, lists_to_rank
 
 N_LABELS = (5, 20, 50)
 HPS_LIST = 9
@@ -156,7 +156,7 @@ def score_predictor(predictor: Predictor, raters: Raters, n_labels: tuple[int, .
     for n in n_labels:
         figures[f"cross_turn_accuracy@{n}"] = cross_turn(predictor, raters.data, raters.tasks, n)
     figures |= pickapic(predictor, raters.data, np.random.default_rng([SEED, 1]))
-    if raters.lists is not None and raters.lists.rankings.shape[1] > 4:
+    if raters.lists is not None and len(lists_to_rank(raters.lists)):
         figures["hps_spearman"] = hps_correlations(
             _of_lists(predictor, raters.lists), raters.lists, np.random.default_rng([SEED, 2])
         )

@@ -40,7 +40,7 @@ class ReferenceAgent(abc.ABC):
         privileged: Always true.
 
     Raises:
-        ValueError: If ``n_samples`` is under 1.
+        ValueError: If ``n_samples`` is under 1, or the world has no surrogate to imagine pictures with.
     """
 
     name: str
@@ -61,6 +61,11 @@ class ReferenceAgent(abc.ABC):
         self.name = type(self).name if name is None else name
         self.n_samples = type(self).n_samples if n_samples is None else n_samples
         self.one_per_category = one_per_category
+        if "surrogate" not in world.image_generators:
+            raise ValueError(
+                f"agent {self.name!r} imagines pictures with a surrogate, and world {world.name!r} has "
+                f"{tuple(world.image_generators)} alone; play it in a mini world, or give the world a surrogate"
+            )
         self._images = world.image_generator("surrogate")
         self._user_model = user_model
 

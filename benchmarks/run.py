@@ -75,6 +75,7 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
     envs = make_environment(settings)
     try:
         agent = build_agent(settings.resolved["agent"], envs)
+        require_whole_learner(agent)
         is_trained_here = isinstance(agent, LearningAgent) and settings.resolved["checkpoint"] is None
         if not (is_trained_here and (folder / runs.CHECKPOINT).is_dir()):
             (folder / runs.METRICS).unlink(missing_ok=True)
@@ -119,6 +120,20 @@ def _run(settings: Settings, folder: pathlib.Path, identity: dict[str, str]) -> 
         (folder / runs.SECONDS).unlink(missing_ok=True)
     finally:
         envs.close()
+
+
+def require_whole_learner(agent: Any) -> None:
+    """Refuse an agent that can be trained and not stored: it would be scored as it is, untrained.
+
+    Raises:
+        ValueError: If it has ``train`` and lacks ``save`` or ``load``.
+    """
+    lacks = [name for name in ("save", "load") if not callable(getattr(agent, name, None))]
+    if callable(getattr(agent, "train", None)) and lacks:
+        raise ValueError(
+            f"agent {agent.name!r} has train and lacks {' and '.join(lacks)}, so it cannot be trained here; a learner "
+            "has train, save and the class method load (agents.LearningAgent), another agent has no train"
+        )
 
 
 def make_environment(settings: Settings) -> Any:

@@ -35,7 +35,7 @@ from benchmarks.fit_user_model import (
 from benchmarks.run import CONFIG_FOLDER
 from pasta_gym.encoders.clip_encoder import decode
 from pasta_gym.types import FloatArray, IntArray
-from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.data import NO_IMAGE, PreferenceData
 from pasta_gym.user_model.originals import Originals
 from pasta_gym.user_model.predictors import scored_path, scored_record
 from pasta_gym.user_model.scorers import SCORERS, Scorer, make_scorer
@@ -63,6 +63,8 @@ def prompts_of_images(data: PreferenceData) -> tuple[IntArray, int]:
     ]
     images = np.concatenate([rows.reshape(-1) for _, rows in shown])
     prompts = np.concatenate([np.repeat(prompts, math.prod(rows.shape[1:])) for prompts, rows in shown])
+    are_there = images != NO_IMAGE
+    images, prompts = images[are_there], prompts[are_there]
     found = np.full(len(data.image_embeddings), -1, dtype=np.int64)
     distinct, first = np.unique(images, return_index=True)
     found[distinct] = prompts[first]

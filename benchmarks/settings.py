@@ -196,6 +196,11 @@ def agent_name(agent: dict[str, Any]) -> str:
     return str(agent.get("name") or str(agent["_target_"]).rsplit(".", 1)[-1])
 
 
+def _is_alone(agent: dict[str, Any]) -> bool:
+    """Whether an agent's slates are the same whatever else is in its batch; see ``agents.foreign_past``."""
+    return "_target_" not in agent or bool(getattr(get_object(str(agent["_target_"])), "plays_alone", True))
+
+
 def config_hash(resolved: dict[str, Any]) -> str:
     """Hash everything that can move a score, and the experiment's name; not where results, weights or caches lie.
 
@@ -209,7 +214,9 @@ def config_hash(resolved: dict[str, Any]) -> str:
         name: checkpoints.world_identity(value) if name == "world" else value for name, value in resolved["env"].items()
     }
     content["env"] = provenance.by_content(content["env"])
-    content["evaluation"] = {k: v for k, v in resolved["evaluation"].items() if k != "batch_size"}
+    content["evaluation"] = dict(resolved["evaluation"])
+    if _is_alone(resolved["agent"]) or content["evaluation"].get("batch_size") == EvaluationConfig.batch_size:
+        content["evaluation"].pop("batch_size", None)
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:
         content["checkpoint"] = provenance.folder_hashes(pathlib.Path(resolved["checkpoint"]) / runs.CHECKPOINT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,8 +140,14 @@ class FileTracker:
         self._lines = path.open("a", encoding="utf-8")
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Append one line."""
-        self._lines.write(json.dumps({name: float(value) for name, value in metrics.items()}) + "\n")
+        """Append one line; what is no finite number, such as a loss that ran away, is ``null``.
+
+        Raises:
+            ValueError: If a metric is no number at all.
+        """
+        numbers = {name: _number(name, value) for name, value in metrics.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._lines.write(json.dumps(finite, allow_nan=False) + "\n")
         self._lines.flush()
 
     def picture(self, name: str, pixels: ImageArray) -> None:
@@ -237,8 +244,15 @@ def make_tracker(
     return AllOf(trackers)
 
 
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metric {name!r} must be a number, got {value!r}; an agent logs numbers alone") from error
+
+
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
-    """Read ``metrics.jsonl``; a last line cut short by a kill is left out.
+    """Read ``metrics.jsonl``, ``null`` as NaN; a last line cut short by a kill is left out.
 
     Raises:
         ValueError: If another line is not JSON.
@@ -247,7 +261,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
     read: list[dict[str, float]] = []
     for number, line in enumerate(lines):
         try:
-            read.append(json.loads(line))
+            read.append({name: math.nan if value is None else value for name, value in json.loads(line).items()})
         except json.JSONDecodeError as error:
             if number == len(lines) - 1:
                 break

@@ -214,8 +214,9 @@ def _whole_table(rows: Mapping[str, Scores]) -> list[str]:
             counts.append(f"Pick-a-Pic{name}: {pairs}, after the other half of a rater's")
         if "hps_lists" in of_part:
             columns[f"HPS Spearman{name}"] = {t: f"{f['hps_spearman']:.3f}" for t, f in part.items()}
-            lists = f"{of_part['hps_lists']:,.0f} lists of {of_part['hps_images']:.0f} images"
-            counts.append(f"HPS{name}: {lists}, after three")
+            lengths = sorted({of_part["hps_fewest_images"], of_part["hps_images"]})
+            images = " to ".join(f"{length:.0f}" for length in lengths)
+            counts.append(f"HPS{name}: {of_part['hps_lists']:,.0f} lists of {images} images, after three")
     answers = figures[_most(figures)].get("cross_turns")
     if answers:
         counts.append(f"cross-turn: {answers:,.0f} answers")

@@ -10,17 +10,12 @@ import numpy as np
 from benchmarks.rater_scores import SEED
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
-from pasta_gym.user_model.evaluation import (
-    N_SEEN,
-    list_correlations,
-    pickapic_credits,
-    rows_by_rater,
-    turn_comparisons,
-)
+from pasta_gym.user_model.evaluation import pickapic_credits, rows_by_rater, turn_comparisons
 from pasta_gym.user_model.features import Shown, shown_to
 from pasta_gym.user_model.metrics import calibration_error, log_sigmoid, reliability_curve
 from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import Predictor
+from pasta_gym.user_model.rankings import FEWEST, N_SEEN, list_correlations, lists_to_rank
 
 N_LABELS = (0, 5, 20, 50)
 PICKAPIC, HPS, CROSS_TURN = "Pick-a-Pic accuracy", "HPS Spearman", "cross-turn accuracy"
@@ -138,10 +133,10 @@ def held_out_scores(
         By n, as text: counts, accuracies, log-likelihoods and calibration errors of ``pair`` and ``choice``, and
         ``cross_turn_accuracy`` with its number of ``cross_turns``. Beside them ``raters``,
         ``uniform_choice_log_likelihood``; ``on_seen_prompts``, see ``seen_prompt_shares``; ``pickapic_paper`` and
-        ``pickapic_script`` with ``pickapic_pairs`` and ``pickapic_threshold``; ``hps_spearman`` with ``hps_lists`` and
-        ``hps_images``, and where the labels are of several datasets these by dataset in ``by_source`` instead;
-        ``reliability``, the curves of ``pair`` and ``choice`` after the most labels; and ``left_out``, why any of these
-        is missing.
+        ``pickapic_script`` with ``pickapic_pairs`` and ``pickapic_threshold``; ``hps_spearman`` with ``hps_lists``,
+        ``hps_images`` of the longest and ``hps_fewest_images`` of the shortest, and where the labels are of several
+        datasets these by dataset in ``by_source`` instead; ``reliability``, the curves of ``pair`` and ``choice`` after
+        the most labels; and ``left_out``, why any of these is missing.
     """
     raters = data.raters_of(split)
     pairs, choices = pair_labels(predictor, data, raters), choice_labels(predictor, data, raters)
@@ -235,19 +230,21 @@ def _pickapic(predictor: Predictor, data: PreferenceData, split: str) -> dict[st
 
 def _hps(predictor: Predictor, data: PreferenceData, split: str) -> dict[str, float] | str:
     """The rank correlation, or why there is none."""
-    n_ranked, least = data.rankings.shape[1], N_SEEN + 2
-    if not np.isin(data.ranking_raters, data.raters_of(split)).any():
+    theirs = data.ranking_lengths[np.isin(data.ranking_raters, data.raters_of(split))]
+    if not len(theirs):
         return f"no {split} rater ranked a list"
-    if n_ranked < least:
+    counted = data.ranking_lengths[lists_to_rank(data, split)]
+    if not len(counted):
         return (
-            f"lists of {least} images or more are needed, because {N_SEEN} give the posterior; those of the most "
-            f"common length, which alone are kept as lists, have {n_ranked}"
+            f"lists of {FEWEST} images or more are needed, because {N_SEEN} give the posterior; the longest has "
+            f"{theirs.max()}"
         )
     _, correlations = list_correlations(predictor, data, np.random.default_rng([SEED, 2]), split)
     return {
         "hps_spearman": float(correlations.mean()),
         "hps_lists": float(len(correlations)),
-        "hps_images": float(n_ranked),
+        "hps_images": float(counted.max()),
+        "hps_fewest_images": float(counted.min()),
     }
 
 

@@ -95,7 +95,7 @@ class World:
         Raises:
             ValueError: If the world has none of that name.
         """
-        if name not in self.image_generators:
+        if name not in tuple(self.image_generators):  # a list has no hash
             raise ValueError(
                 f"images must be one of {tuple(self.image_generators)} in world {self.name!r}, got {name!r}"
             )
@@ -109,7 +109,7 @@ class World:
         Raises:
             ValueError: If the world has no such split, or it is empty.
         """
-        if name not in self.initial_prompts or not len(self.initial_prompts[name]):
+        if name not in tuple(self.initial_prompts) or not len(self.initial_prompts[name]):
             raise ValueError(f"split must be one of {tuple(self.initial_prompts)} in world {self.name!r}, got {name!r}")
         return self.initial_prompts[name]
 

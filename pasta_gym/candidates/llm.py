@@ -19,6 +19,7 @@ from pasta_gym.candidates.llm_words import count_words
 from pasta_gym.candidates.word_budget import MAX_WORDS, word_budget
 from pasta_gym.prompt_books import InternedPromptBook
 from pasta_gym.seeding import mix, seeds_for_torch
+from pasta_gym.settings import check_counts
 from pasta_gym.types import History, ImageArray, IntArray
 
 logger = logging.getLogger(__name__)
@@ -61,17 +62,9 @@ class LLMCandidatesConfig:
     on_failure: str = "fallback"
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("n_categories", 1),
-            ("max_words", 1),
-            ("n_attempts", 1),
-            ("images_per_prompt", 0),
-            ("image_turns", 0),
-            ("image_side", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.n_candidates < 1 or self.n_candidates % self.n_categories or self.n_candidates > MAX_PROMPTS:
+        check_counts(self, "n_candidates", "n_categories", "max_words", "n_attempts", "image_side")
+        check_counts(self, "images_per_prompt", "image_turns", least=0)
+        if self.n_candidates % self.n_categories or self.n_candidates > MAX_PROMPTS:
             raise ValueError(
                 f"n_candidates must be a multiple of n_categories ({self.n_categories}) in 1..{MAX_PROMPTS}, "
                 f"got {self.n_candidates}"

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.settings import check_counts
 from pasta_gym.types import ImageArray
 
 Part: TypeAlias = "str | ImageArray"
@@ -78,8 +79,7 @@ class Sampling:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}; the paper samples with 0.8")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}; 1.0 leaves the model as it is")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        check_counts(self, "max_new_tokens")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import PIL.Image
 
 from pasta_gym.candidates.llm_chat import ChatModelError, ChatReply, ChatRequest, Message, Sampling
 from pasta_gym.seeding import mix, uniforms
+from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.types import ImageArray
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -61,13 +62,10 @@ class OpenAIConfig:
     extra_body: Mapping[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("n_retries", 0), ("first_wait", 0), ("max_wait", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("timeout", "requests_per_minute"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+        check_counts(self, "concurrency")
+        check_counts(self, "n_retries", least=0)
+        check_not_negative(self, "first_wait", "max_wait")
+        check_positive(self, *(name for name in ("timeout", "requests_per_minute") if getattr(self, name) is not None))
         object.__setattr__(self, "extra_body", _plain(self.extra_body or {}))
 
     def identity(self) -> dict[str, Any]:

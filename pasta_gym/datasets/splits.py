@@ -96,7 +96,7 @@ class Split:
     ) -> None:
         if by not in get_args(By):
             raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {by!r}")
-        _require_fractions(fractions)
+        require_fractions(fractions)
         if name not in fractions:
             raise ValueError(f"name must be one of the splits {', '.join(fractions)}, got {name!r}")
         self.name = f"{dataset.name}/{name}"
@@ -143,15 +143,25 @@ class Split:
         return splits
 
 
-def _require_fractions(fractions: Mapping[str, float]) -> None:
+def require_fractions(fractions: Mapping[str, float]) -> None:
+    """Refuse what cannot be the expected shares of all splits.
+
+    Args:
+        fractions: By split.
+
+    Raises:
+        ValueError: If there are none, one is not from 0 to 1, or they do not sum to 1.
+    """
     if not fractions or any(not 0.0 <= share <= 1.0 for share in fractions.values()):
         raise ValueError(f"fractions must be shares from 0 to 1 by split, got {dict(fractions)}")
     if not math.isclose(total := math.fsum(fractions.values()), 1.0, abs_tol=1e-9):
-        raise ValueError(f"fractions must sum to 1, got {dict(fractions)}, which sum to {total:g}")
+        raise ValueError(
+            f"fractions must sum to 1, got {dict(fractions)}, which sum to {total:g}; a split that is left out has none"
+        )
 
 
 def _assign(kind: str, value: str, fractions: Mapping[str, float], seed: int) -> str:
-    _require_fractions(fractions)
+    require_fractions(fractions)
     # The kind is in the hash, or a rater and a prompt of the same text would share their luck.
     text = f"{seed}\0{kind}\0{value}".encode(errors="surrogatepass")
     drawn = int.from_bytes(hashlib.blake2b(text, digest_size=_HASH_BYTES).digest(), "big") / 2 ** (8 * _HASH_BYTES)

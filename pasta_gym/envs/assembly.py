@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pasta_gym.envs.eyes import Eyes, HiddenReading, eyes_of
+from pasta_gym.forks import use_one_thread_in_forks
 from pasta_gym.types import CandidateGenerator, ImageGenerator, IntArray, UserModelProtocol
 from pasta_gym.worlds import World, WorldRecipe, load_user_model, make_world
 
@@ -113,6 +114,7 @@ def assemble(config: PastaConfig, world: World | WorldRecipe | str, user_model: 
     Raises:
         ValueError: If a name is unknown, a file cannot be loaded, or two parts do not fit each other.
     """
+    use_one_thread_in_forks()
     if isinstance(world, str | WorldRecipe):
         world = make_world(world)
     elif not isinstance(world, World):

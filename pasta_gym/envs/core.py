@@ -100,8 +100,23 @@ class Conversations:
             user_types: ``(n,)`` user types instead of drawn ones.
 
         Raises:
-            ValueError: If a part answers with another shape, type or range than its protocol says.
+            ValueError: If a part answers with another shape, type or range than its protocol says. Whatever a part
+                raises, these conversations are then over: there is nothing to play before they have begun.
         """
+        try:
+            self._begin(rows, seeds, episodes, prompts, user_types)
+        except BaseException:
+            self.end(rows)
+            raise
+
+    def _begin(
+        self,
+        rows: IntArray,
+        seeds: UInt64Array,
+        episodes: IntArray,
+        prompts: IntArray | None,
+        user_types: IntArray | None,
+    ) -> None:
         parts = self.parts
         keys = mix(seeds, episodes, EPISODE)
         if user_types is None:
@@ -144,8 +159,26 @@ class Conversations:
             reward is sparse.
 
         Raises:
-            ValueError: If a part answers with another shape, type or range than its protocol says.
+            ValueError: If a part answers with another shape, type or range than its protocol says. Whatever a part
+                raises, the turn is then taken back as if it had not begun, and can be played again.
         """
+        turns, chosen, utilities = self.turns[rows], self.chosen_prompts[rows], self.utilities[rows]  # copies
+        pixels = {row: self.slate_pixels.get(row) for row in rows.tolist()} if self.slate_pixels else {}
+        try:
+            return self._play(rows, actions)
+        except BaseException:
+            self.turns[rows], self.chosen_prompts[rows], self.utilities[rows] = turns, chosen, utilities
+            self.slates[rows, turns] = self.choices[rows, turns] = NOT_YET
+            self.slate_prompts[rows, turns] = self.slate_images[rows, turns] = 0
+            for row, turn in zip(rows.tolist(), turns.tolist(), strict=True):
+                self.slate_pixels.pop(row, None)
+                if (last := pixels.get(row)) is not None:
+                    self.slate_pixels[row] = last
+                if row in self.past_pixels:
+                    del self.past_pixels[row][turn:]
+            raise
+
+    def _play(self, rows: IntArray, actions: IntArray) -> FloatArray:
         parts, config = self.parts, self.parts.config
         at = self._index(rows)
         self.turns[at] += 1
@@ -190,6 +223,10 @@ class Conversations:
         rewards = REWARD_SCALE * np.asarray(utilities, dtype=np.float64)[picked, choices]
         paid: FloatArray = np.where((turns == config.horizon) | (config.reward == "dense"), rewards, 0.0)
         return paid
+
+    def end(self, rows: IntArray) -> None:
+        """End conversations ``(n,)`` where they are."""
+        self.turns[rows] = self.parts.config.horizon
 
     def is_over(self) -> BoolArray:
         """Which conversations have played their last turn, ``(B,)``."""
@@ -269,8 +306,8 @@ class Conversations:
         ids, categories = checked_proposal(
             parts.candidates.propose(history), len(rows), config.n_candidates, config.n_categories
         )
-        self.candidates[at], self.categories[at] = ids, categories
-        self.candidate_embeddings[at] = self._embedded(ids)
+        embedded = self._embedded(ids)
+        self.candidates[at], self.categories[at], self.candidate_embeddings[at] = ids, categories, embedded
 
     def _embedded(self, prompts: IntArray) -> FloatArray:
         """Embed prompts ``(...)`` as texts, ``(..., d)``."""

@@ -175,10 +175,10 @@ class PastaEnv(gymnasium.Env[Observation, IntArray]):
         if seed is not None or self._seed is None:
             self._seed = self.np_random_seed if seed is None else int(seed)
             self._episode = -1
-        self._episode += 1
         seeds = np.array([self._seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
-        episodes = np.array([self._episode], dtype=np.int64)
+        episodes = np.array([self._episode + 1], dtype=np.int64)
         self._conversations.begin(_ROW, seeds, episodes, prompts=prompts, user_types=user_types)
+        self._episode += 1  # not before: an episode that could not begin is tried again
         return self._observation(), self._info()
 
     def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -156,7 +156,9 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         given = [None] * self.num_envs if seed is None else self._given_seeds(seed)
         self._reseed(given)
         assert self._seeds is not None
-        self._conversations.begin(self._rows, self._seeds, self._episodes, prompts=prompts, user_types=user_types)
+        begun = self._episodes + 1
+        self._conversations.begin(self._rows, self._seeds, begun, prompts=prompts, user_types=user_types)
+        self._episodes = begun  # not before: an episode that could not begin is tried again
         return self._conversations.observations(), self._conversations.info()
 
     def step(  # type: ignore[override]
@@ -181,10 +183,14 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         ended, running = self._rows[over], self._rows[~over]
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         if len(ended):
-            self._episodes[ended] += 1
-            self._conversations.begin(ended, self._seeds[ended], self._episodes[ended])
-        if len(running):
-            rewards[running] = self._conversations.advance(running, slates[running])
+            self._conversations.begin(ended, self._seeds[ended], self._episodes[ended] + 1)
+        try:
+            if len(running):
+                rewards[running] = self._conversations.advance(running, slates[running])
+        except BaseException:
+            self._conversations.end(ended)  # a step that is tried again begins them again
+            raise
+        self._episodes[ended] += 1
         terminated = self._conversations.is_over()
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         return self._conversations.observations(), rewards, terminated, truncated, self._conversations.info()
@@ -224,15 +230,14 @@ class PastaVectorEnv(VectorEnv[Observation, IntArray, FloatArray]):
         return seeds
 
     def _reseed(self, given: Sequence[int | None]) -> None:
-        """Take new seeds, whose episodes count from 0; the others go on to their next episode."""
+        """Take new seeds, whose next episode is the first; the others keep theirs."""
         if self._seeds is None:
             # Whoever was given none before begins with one by chance.
             first = (self.np_random_seed or 0) if None in given else 0
             self._seeds = np.array([(first + i) & _SEED_BITS for i in range(self.num_envs)], dtype=np.uint64)
             self._episodes[:] = -1
-        self._episodes += 1
         for i, seed in enumerate(given):
             if seed is not None:
-                self._seeds[i], self._episodes[i] = seed & _SEED_BITS, 0
+                self._seeds[i], self._episodes[i] = seed & _SEED_BITS, -1
         if given[0] is not None:
             self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(given[0])

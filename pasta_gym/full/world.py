@@ -184,7 +184,8 @@ def _user_model(config: FullWorldConfig) -> pathlib.Path:
         raise ValueError(
             f"the world {config.name!r} needs a user model, and there is none in {folder}; fit one on embeddings of "
             f"{config.clip.model} with `python -m benchmarks.fit_user_model data=preferences/paper user_model=paper "
-            f"out={folder}`, or name its folder in user_model"
+            f"out={folder}`, or name its folder in FullWorldConfig(user_model=...), which is env.world.user_model of "
+            "the benchmark (the argument user_model of gym.make replaces a user model that is there)"
         )
     return folder
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata as package_metadata
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,10 +50,12 @@ class CollectionConfig:
     shard_size: int = 500
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n_episodes <= SEED_STRIDE:
-            raise ValueError(f"n_episodes must be in 1..{SEED_STRIDE}, got {self.n_episodes}")
-        if self.shard_size < 1:
-            raise ValueError(f"shard_size must be 1 or more, got {self.shard_size}")
+        for name, least, most in (("n_episodes", 1, SEED_STRIDE), ("shard_size", 1, None), ("seed", 0, None)):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not whole or value < least or (most is not None and value > most):
+                accepted = f"in {least}..{most}" if most else f"of {least} or more"
+                raise ValueError(f"{name} must be a whole number {accepted}, got {value!r}")
         if self.policy not in POLICIES:
             raise ValueError(f"policy must be one of {tuple(POLICIES)}, got {self.policy!r}")
         if self.environment.reward not in REWARDS:
@@ -78,7 +81,7 @@ class Judge(Protocol):
 def collect(
     config: CollectionConfig,
     *,
-    root: pathlib.Path | None = None,
+    root: pathlib.Path | str | None = None,
     progress: Progress | None = None,
     judge: Judge | None = None,
 ) -> pathlib.Path:
@@ -92,7 +95,7 @@ def collect(
         progress: Called after each shard.
         judge: Replaces the environment's rewards; None keeps them.
     """
-    root = cache_directory() / "trajectories" if root is None else root
+    root = cache_directory() / "trajectories" if root is None else pathlib.Path(root)
     envs = config.environment.make(min(config.shard_size, config.n_episodes))
     try:
         identity = dataset_identity(config, provenance.model_hashes(envs))
@@ -105,6 +108,8 @@ def collect(
         parts = root / f"{dataset_id}.parts"
         names = []
         for first in range(0, config.n_episodes, config.shard_size):
+            if (folder / storage.METADATA).exists():  # another process has finished, and removed the parts
+                return folder
             part = parts / f"{first:08d}-{min(config.shard_size, config.n_episodes - first)}"
             if not part.exists():
                 n_wanted = min(config.shard_size, config.n_episodes - first)
@@ -116,18 +121,19 @@ def collect(
             names.append(part)
             if progress is not None:
                 progress(min(first + config.shard_size, config.n_episodes), config.n_episodes)
-        with whole_folder(folder) as partial:
-            storage.save(
-                partial,
-                (storage.load_shard(part) for part in names),
-                texts=envs.texts,
-                metadata={
-                    **identity,
-                    "dataset_id": dataset_id,
-                    "reward": config.environment.reward,
-                    "packages": provenance.package_versions(),
-                },
-            )
+        metadata = {
+            **identity,
+            "dataset_id": dataset_id,
+            "reward": config.environment.reward,
+            "packages": provenance.package_versions(),
+        }
+        try:
+            with whole_folder(folder) as partial:
+                shards = (storage.load_shard(part) for part in names)
+                storage.save(partial, shards, texts=envs.texts, metadata=metadata)
+        except (OSError, ValueError):
+            if not (folder / storage.METADATA).exists():  # else another process took the parts away, being done
+                raise
         shutil.rmtree(parts, ignore_errors=True)
     finally:
         envs.close()

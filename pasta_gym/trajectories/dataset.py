@@ -144,7 +144,7 @@ class TrajectoryDataset:
 
     def take(self, episodes: IntArray) -> TrajectoryDataset:
         """Return the conversations ``episodes (B,)`` in that order; prompts stay shared."""
-        episodes = np.asarray(episodes, dtype=np.int64)
+        episodes = _whole("episodes", episodes)
         _require_range("episodes", episodes, len(self))
         return replace(
             self,
@@ -160,7 +160,7 @@ class TrajectoryDataset:
         )
 
     def _checked(self, episodes: IntArray, turns: IntArray) -> tuple[IntArray, IntArray]:
-        episodes, turns = np.asarray(episodes, dtype=np.int64), np.asarray(turns, dtype=np.int64)
+        episodes, turns = _whole("episodes", episodes), _whole("turns", turns)
         if episodes.ndim != 1 or episodes.shape != turns.shape:
             raise ValueError(
                 f"episodes and turns must be one-dimensional and of one length, got {episodes.shape} and {turns.shape}"
@@ -168,6 +168,14 @@ class TrajectoryDataset:
         _require_range("episodes", episodes, len(self))
         _require_range("turns", turns, self.horizon)
         return episodes, turns
+
+
+def _whole(name: str, values: Any) -> IntArray:
+    found = np.asarray(values)
+    if found.size and found.dtype.kind not in "iu":
+        hint = "; np.flatnonzero(mask) gives those of a mask" if found.dtype == np.bool_ else ""
+        raise ValueError(f"{name} must be whole numbers, got {found.dtype}{hint}")
+    return found.astype(np.int64)
 
 
 def _require_range(name: str, values: IntArray, end: int) -> None:

@@ -11,18 +11,20 @@ from pasta_gym.trajectories.dataset import TrajectoryDataset
 from pasta_gym.types import OBSERVATION_KEYS, IntArray
 
 
-def encode_slates(actions: IntArray, n_candidates: int) -> NDArray[np.float32]:
+def encode_slates(actions: IntArray, n_candidates: int, categories: IntArray | None = None) -> NDArray[np.float32]:
     """Write slates as candidate scores: +1 for a prompt that was shown, -1 for one that was not.
 
     Args:
         actions: ``(..., L)`` places in the candidates.
         n_candidates: The paper's ``L_C``.
+        categories: ``(..., n_candidates)``, if the scores will be read by category, as the wrapper does.
 
     Returns:
         ``(..., n_candidates)`` float32.
 
     Raises:
-        ValueError: If a place is out of range, or repeats in its slate (a set of scores cannot say that).
+        ValueError: If a place is out of range, or repeats in its slate (a set of scores cannot say that), or two of a
+            slate are of one category.
     """
     actions = np.asarray(actions, dtype=np.int64)
     if actions.size and (actions.min() < 0 or actions.max() >= n_candidates):
@@ -30,6 +32,13 @@ def encode_slates(actions: IntArray, n_candidates: int) -> NDArray[np.float32]:
     ordered = np.sort(actions, axis=-1)
     if (ordered[..., 1:] == ordered[..., :-1]).any():
         raise ValueError("a slate shows one candidate twice, which scores cannot say; drop such episodes first")
+    if categories is not None:
+        shown = np.sort(np.take_along_axis(np.asarray(categories), actions, axis=-1), axis=-1)
+        if (shown[..., 1:] == shown[..., :-1]).any():
+            raise ValueError(
+                "a slate shows two candidates of one category, which scores that are read by category cannot say; "
+                "drop such episodes first"
+            )
     scores = np.full((*actions.shape[:-1], n_candidates), -1.0, dtype=np.float32)
     np.put_along_axis(scores, actions, np.float32(1.0), axis=-1)
     return scores
@@ -93,7 +102,7 @@ def to_d3rlpy(dataset: TrajectoryDataset, *, n_episodes: int | None = None) -> A
         n_episodes: Take the first ones alone; all by default.
 
     Raises:
-        ValueError: If ``n_episodes`` is not in 1..N.
+        ValueError: If ``n_episodes`` is not in 1..N, or a slate cannot be written as scores.
     """
     from d3rlpy.constants import ActionSpace
     from d3rlpy.dataset import MDPDataset
@@ -109,7 +118,9 @@ def to_d3rlpy(dataset: TrajectoryDataset, *, n_episodes: int | None = None) -> A
     ]
     return MDPDataset(
         observations=np.concatenate(rows),
-        actions=encode_slates(dataset.actions[:n], n_candidates).reshape(n * horizon, n_candidates),
+        actions=encode_slates(dataset.actions[:n], n_candidates, dataset.categories[:n]).reshape(
+            n * horizon, n_candidates
+        ),
         rewards=dataset.rewards[:n].reshape(-1).astype(np.float32),
         terminals=(turns == horizon - 1).astype(np.float32),
         action_space=ActionSpace.CONTINUOUS,

@@ -164,8 +164,9 @@ def load(folder: str | pathlib.Path) -> TrajectoryDataset:
         raise _broken(folder / METADATA, f"its shapes cannot be read ({error!r})") from error
     prompts = _read(folder / PROMPTS, _COLUMNS[PROMPTS], _expect(folder, metadata, "n_prompts"))
     episodes = _read(folder / EPISODES, ("episode", "initial_prompt", "initial_images"), n)
-    turns = _read(folder / TURNS, tuple(c for c in _COLUMNS[TURNS] if c != "terminated"), n * horizon)
+    turns = _read(folder / TURNS, _COLUMNS[TURNS], n * horizon)
     _require_order(folder, episodes["episode"], turns["episode"], turns["turn"], horizon)
+    _require_values(folder / TURNS, turns, horizon, n_columns=slate_shape[0])
 
     def rows_of(ids: IntArray, name: str) -> IntArray:
         rows: IntArray = np.searchsorted(prompts["prompt"], ids)
@@ -393,6 +394,25 @@ def _require_order(folder: pathlib.Path, episodes: IntArray, of_turn: IntArray, 
         turn, np.tile(np.arange(horizon), n)
     ):
         raise _broken(folder / TURNS, "its turns are not in order, episode by episode")
+
+
+def _require_values(path: pathlib.Path, turns: dict[str, NDArray[Any]], horizon: int, n_columns: int) -> None:
+    """Check what the learners index with and average, which a checksum of somebody's own file says nothing about."""
+    n_candidates = turns["candidates"].shape[-1]
+    for name, end in (("choice", n_columns), ("action", n_candidates), ("categories", n_candidates)):
+        values = turns[name]
+        if values.dtype.kind not in "iu":
+            raise _broken(path, f"column {name!r} must hold whole numbers and no gaps, got {values.dtype}")
+        if values.size and not 0 <= values.min() <= values.max() < end:
+            raise _broken(path, f"column {name!r} must be in 0..{end - 1}, got {values.min()}..{values.max()}")
+    for name in ("reward", "behaviour_probability"):
+        values = turns[name]
+        if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise _broken(path, f"column {name!r} must hold finite numbers and no gaps")
+    if not (turns["behaviour_probability"] > 0).all():
+        raise _broken(path, "column 'behaviour_probability' must be above 0: what was shown was possible")
+    if not np.array_equal(turns["terminated"], turns["turn"] == horizon - 1):
+        raise _broken(path, f"column 'terminated' must be true at turn {horizon - 1} and there alone")
 
 
 def _expect(folder: pathlib.Path, metadata: dict[str, Any], key: str) -> Any:

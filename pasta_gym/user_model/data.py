@@ -29,6 +29,8 @@ IntArray = NDArray[np.int64]
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 VERDICTS: dict[object, float] = {"worse": -1.0, "same": 0.0, "better": 1.0, None: np.nan}
 """What ``session_versus_previous`` holds for each answer."""
+NO_IMAGE = -1
+"""Fills a row of ``rankings`` up behind its last image."""
 _ANSWERS = ("better", "same", "worse")
 
 
@@ -66,7 +68,7 @@ class PreferenceData:
         ratings: ``(m,)`` scaled to [0, 1].
         ranking_raters: ``(r,)`` who ranked.
         ranking_prompts: ``(r,)`` initial prompt.
-        rankings: ``(r, n_ranked)`` images, best first.
+        rankings: ``(r, longest)`` images, best first; shorter lists are filled up with ``NO_IMAGE``.
         session_raters: ``(S,)`` who chose.
         session_prompts: ``(S,)`` initial prompt.
         session_images: ``(S, H, L, M)`` images of the slates.
@@ -114,6 +116,12 @@ class PreferenceData:
         """The embeddings' dimension, d."""
         return int(self.image_embeddings.shape[1])
 
+    @property
+    def ranking_lengths(self) -> IntArray:
+        """Images of each ranking, ``(r,)``."""
+        lengths: IntArray = (self.rankings != NO_IMAGE).sum(axis=1)
+        return lengths
+
     def raters_of(self, split: str) -> IntArray:
         """List the raters of a split.
 
@@ -135,11 +143,12 @@ class PreferenceData:
             Raters ``(n,)``, prompts ``(n,)``, images ``(n, 2)`` and labels ``(n,)``, sorted by rater.
         """
         neighbours = np.stack([self.rankings[:, :-1], self.rankings[:, 1:]], axis=-1)
-        each = neighbours.shape[1]
+        are_there = (neighbours != NO_IMAGE).all(axis=2)
+        each = are_there.sum(axis=1)
         raters = np.concatenate([self.pair_raters, np.repeat(self.ranking_raters, each)])
         prompts = np.concatenate([self.pair_prompts, np.repeat(self.ranking_prompts, each)])
-        images = np.concatenate([self.pair_images, neighbours.reshape(-1, 2)])
-        labels = np.concatenate([self.pair_labels, np.ones(len(self.rankings) * each)])
+        images = np.concatenate([self.pair_images, neighbours[are_there]])
+        labels = np.concatenate([self.pair_labels, np.ones(each.sum())])
         order = np.argsort(raters, kind="stable")
         return raters[order], prompts[order], images[order], labels[order]
 
@@ -156,8 +165,7 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
 
     Raises:
         DatasetError: If a file is missing, broken or of another format, or a value is out of range, with its row. What
-            ``pasta_gym.datasets.MiniRaters`` reads as well is valid for both or for neither; rankings must be of one
-            length here. Texts are not read.
+            ``pasta_gym.datasets.MiniRaters`` reads as well is valid for both or for neither. Texts are not read.
     """
     root = pathlib.Path(folder)
     sizes = read_label_folder(root)
@@ -185,7 +193,8 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
     splits = np.full(n_raters, -1, dtype=np.int64)
     splits[_once(raters, raters.whole("rater", 0, n_raters - 1))] = raters.places("split", SPLITS)
     (pair_raters, pair_prompts), (rating_raters, rating_prompts) = context(pairs), context(ratings)
-    (ranking_raters, ranking_prompts), (who, session_ids) = context(rankings), context(turns)
+    (ranking_raters, ranking_prompts), ranked = context(rankings), rankings.lists("images", 0, n_images - 1)
+    who, session_ids = context(turns)
     turn_ids = turns.whole("turn", 0, horizon - 1)
     kept = _whole_sessions(turns, who, session_ids, turn_ids, horizon)
     levels = turns.lists("column_satisfaction", 1, SATISFACTION_LEVELS, slate, gaps=True)
@@ -206,7 +215,9 @@ def load_preferences(folder: str | pathlib.Path) -> PreferenceData:
         ratings=(ratings.within("rating", 1, rating_levels) - 1.0) / (rating_levels - 1),
         ranking_raters=ranking_raters,
         ranking_prompts=ranking_prompts,
-        rankings=flat(ranking_prompts[:, None], rankings.lists("images", 0, n_images - 1).astype(np.int64)),
+        rankings=np.where(
+            np.isnan(ranked), NO_IMAGE, flat(ranking_prompts[:, None], np.nan_to_num(ranked).astype(np.int64))
+        ),
         session_raters=who[::horizon],
         session_prompts=kept,
         session_images=kept[:, None, None, None] * n_images + layout,

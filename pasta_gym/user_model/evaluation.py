@@ -17,21 +17,17 @@ from pasta_gym.user_model.metrics import (
     calibration_error,
     choose_threshold,
     cross_turn_credit,
-    hps_spearman,
     log_sigmoid,
     pickapic_paper_credit,
     pickapic_script_credit,
     score_choices,
     score_pairs,
-    spearman,
 )
 from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import ModelPredictor, Predictor
 from pasta_gym.user_model.user_model import UserModel
 
 N_LABELS: tuple[int, ...] = (0, 5, 20, 50)
-N_SEEN = 3
-"""Images of a ranked list that the posterior is computed from (section 6.2)."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +225,11 @@ def rows_by_rater(who: IntArray, raters: IntArray) -> list[IntArray]:
     return [order[i:j] for i, j in zip(first, last, strict=True)]
 
 
+def means(rows: list[FloatArray]) -> FloatArray:
+    """Mean of each row, NaN where it is empty."""
+    return np.array([row.mean() if len(row) else np.nan for row in rows])
+
+
 @dataclass(frozen=True)
 class PickAPic:
     """Credits on the scored half of each rater's pairs, ties included.
@@ -283,7 +284,7 @@ def pickapic(
         ``pickapic_paper`` and ``pickapic_script``, each ``(R,)``, NaN for raters without pairs.
     """
     found = pickapic_credits(predictor, data, rng, split)
-    return {"pickapic_paper": _means(found.paper), "pickapic_script": _means(found.script)}
+    return {"pickapic_paper": means(found.paper), "pickapic_script": means(found.script)}
 
 
 def _scored_halves(
@@ -303,53 +304,6 @@ def _scored_halves(
         preferences.append(np.exp(log_sigmoid(logits[test])) @ posterior)
         labels.append(y[test])
     return differences, preferences, labels
-
-
-def list_correlations(
-    predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
-) -> tuple[IntArray, FloatArray]:
-    """Rank correlation of every ranked list as on the HPS test set (section 6.2).
-
-    Three images of a list, drawn at random, give three pairs for the posterior, from the prior anew for every list.
-    The others are ranked.
-
-    Args:
-        predictor: What predicts.
-        data: Lists of five images or more.
-        rng: Source of the three.
-        split: Whose lists.
-
-    Returns:
-        Raters and correlations of the lists, ``(n,)`` each.
-
-    Raises:
-        ValueError: If lists are shorter than five.
-    """
-    rows = np.flatnonzero(np.isin(data.ranking_raters, data.raters_of(split)))
-    n_ranked = data.rankings.shape[1]
-    if n_ranked < N_SEEN + 2:
-        raise ValueError(
-            f"lists of {N_SEEN + 2} images or more are needed, got {n_ranked}: {N_SEEN} give the posterior"
-        )
-    scores = predictor.scores(data.ranking_prompts[rows], data.rankings[rows])
-    correlations = []
-    for by_type in scores:
-        seen = np.sort(rng.choice(n_ranked, N_SEEN, replace=False))
-        left = np.setdiff1d(np.arange(n_ranked), seen)
-        better, worse = np.triu_indices(N_SEEN, 1)
-        gaps = by_type[:, seen[better]] - by_type[:, seen[worse]]
-        likelihood = log_sigmoid(predictor.comparison_temperature * gaps).sum(axis=1)
-        posterior = normalised(np.log(predictor.prior) + likelihood)
-        correlations.append(hps_spearman(by_type[:, left], posterior))
-    return data.ranking_raters[rows], np.array(correlations, dtype=np.float64)
-
-
-def hps_correlations(
-    predictor: Predictor, data: PreferenceData, rng: np.random.Generator, split: str = "test"
-) -> FloatArray:
-    """Mean of ``list_correlations`` of each rater: ``(R,)``, NaN for raters without lists."""
-    who, correlations = list_correlations(predictor, data, rng, split)
-    return _means([correlations[rows] for rows in rows_by_rater(who, data.raters_of(split))])
 
 
 @dataclass(frozen=True)
@@ -422,21 +376,4 @@ def cross_turn(predictor: Predictor, data: PreferenceData, tasks: HeldOut, n: in
     """
     found = turn_comparisons(predictor, data, tasks.sessions.reshape(-1))
     credits = found.credits(tasks.raters, posterior_after(predictor, data, tasks.learn, n))
-    return _means([credits[rows] for rows in rows_by_rater(found.raters, tasks.raters)])
-
-
-def _means(rows: list[FloatArray]) -> FloatArray:
-    """Mean of each row, NaN where it is empty."""
-    return np.array([row.mean() if len(row) else np.nan for row in rows])
-
-
-def ranking_correlation(model: UserModel, data: PreferenceData, split: str = "test") -> float:
-    """Mean Spearman correlation of held-out rankings with the learned utility, after 50 pairs."""
-    tasks = held_out(data, split)
-    posterior = np.zeros((data.n_raters, model.n_types))
-    posterior[tasks.raters] = type_posteriors(model, data, tasks.learn, tasks.learn.shape[1])
-    rows = np.flatnonzero(np.isin(data.ranking_raters, tasks.raters))
-    scores = ModelPredictor(model, data).scores(data.ranking_prompts[rows], data.rankings[rows])
-    utility = np.einsum("nkm,nk->nm", scores, posterior[data.ranking_raters[rows]])
-    best_first = -np.arange(utility.shape[1], dtype=np.float64)
-    return float(np.mean([spearman(u, best_first) for u in utility]))
+    return means([credits[rows] for rows in rows_by_rater(found.raters, tasks.raters)])

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pasta_gym.types import FloatArray, IntArray
-from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.data import NO_IMAGE, PreferenceData
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -185,4 +185,4 @@ def shown_to(data: PreferenceData, raters: IntArray, *, sessions_only: bool = Fa
     theirs = [(np.isin(who, raters), prompts, images) for who, prompts, images in kinds]
     images = np.concatenate([images[mine].reshape(-1) for mine, _, images in theirs])
     prompts = np.concatenate([prompts[mine] for mine, prompts, _ in theirs])
-    return Shown(np.unique(images), np.unique(prompts))
+    return Shown(np.unique(images[images != NO_IMAGE]), np.unique(prompts))

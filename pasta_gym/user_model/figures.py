@@ -25,7 +25,6 @@ from pasta_gym.user_model.evaluation import (
     Predictions,
     evaluate,
     held_out,
-    ranking_correlation,
     type_posteriors,
 )
 from pasta_gym.user_model.evidence import rating_deviation
@@ -33,6 +32,7 @@ from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index, score_choices, score_pairs, spearman
 from pasta_gym.user_model.posterior import normalised
+from pasta_gym.user_model.rankings import ranking_correlation
 from pasta_gym.user_model.user_model import UserModel
 
 N_DRAWS = 4000

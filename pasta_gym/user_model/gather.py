@@ -25,7 +25,13 @@ from pasta_gym.datasets.records import (
     Record,
     Session,
 )
-from pasta_gym.datasets.splits import DEFAULT_FRACTIONS, people_of, split_of_prompt, split_of_rater
+from pasta_gym.datasets.splits import (
+    DEFAULT_FRACTIONS,
+    people_of,
+    require_fractions,
+    split_of_prompt,
+    split_of_rater,
+)
 from pasta_gym.encoders.embedding_cache import EmbeddingCache, Encoder
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
@@ -56,10 +62,13 @@ class RaterSplits:
     """How raters are split where a dataset has no ``rater_split`` of its own and is not put into a split whole.
 
     Attributes:
-        fractions: Expected share of raters by split.
+        fractions: Expected share of raters by split; they sum to 1.
         seed: Another seed gives an independent assignment.
         by: ``rater`` keeps raters apart. ``both`` also drops records whose prompt falls in another split than their
             rater, so that no prompt is in two splits either. A record without a rater follows its prompt.
+
+    Raises:
+        ValueError: If ``by`` or a split is unknown, or the fractions are not shares that sum to 1.
     """
 
     fractions: Mapping[str, float] = field(default_factory=lambda: DEFAULT_FRACTIONS)
@@ -71,6 +80,7 @@ class RaterSplits:
             raise ValueError(f"by must be rater or both, got {self.by!r}")
         if unknown := sorted(set(self.fractions) - set(SPLITS)):
             raise ValueError(f"fractions must be by split, {', '.join(SPLITS)}, got {', '.join(unknown)}")
+        require_fractions(self.fractions)
 
 
 def gather(
@@ -89,10 +99,9 @@ def gather(
 ) -> PreferenceData:
     """Read datasets once, from end to end, and embed what they show.
 
-    A comparison of two becomes a pair. An untied ranking stays one if it has the most common length, because the
-    rankings are one rectangular array; every other ranking is broken into pairs of neighbours, which is what
-    ``PreferenceData.all_pairs`` makes of rankings anyway. Neighbours that are tied are a tie, and the order within
-    the tie is that of the record.
+    A comparison of two becomes a pair. An untied ranking stays one, whatever its length; a ranking with ties, which
+    no list can say, is broken into pairs of neighbours, which is what ``PreferenceData.all_pairs`` makes of rankings
+    anyway. Neighbours that are tied are a tie, and the order within the tie is that of the record.
 
     An image that cannot be read leaves its comparison, which goes on without it if two are left, drops its rating,
     and takes the choice from its turn. Such images are counted in the dataset's ``report``.

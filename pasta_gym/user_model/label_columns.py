@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +11,7 @@ import numpy as np
 
 from pasta_gym.datasets.records import Turn
 from pasta_gym.types import FloatArray, IntArray
-from pasta_gym.user_model.data import VERDICTS, PreferenceData
+from pasta_gym.user_model.data import NO_IMAGE, VERDICTS, PreferenceData
 from pasta_gym.user_model.embedding_table import NO_ROW
 
 
@@ -49,22 +48,23 @@ class LabelColumns:
     """Pairs, ratings, rankings and sessions so far. Raters, prompts and images are numbers already."""
 
     def __init__(self) -> None:
-        self._pairs, self._ratings = _Rows(), _Rows()
-        self._rankings: dict[int, _Rows] = defaultdict(_Rows)  # by length
+        self._pairs, self._ratings, self._rankings = _Rows(), _Rows(), _Rows()
+        self._ranking_lengths = array("q")
         self._sessions: list[_SessionRow] = []
 
     def add_comparison(self, rater: int, prompt: int, images: Sequence[int], ranks: Sequence[float]) -> None:
         """Add two images or more with their ranks, lower is better.
 
-        Two are a pair, as listed. An untied ranking waits for the others of its length. A ranking with ties becomes
-        the pairs of its neighbours, in which the order within a tie is that of the list.
+        Two are a pair, as listed. An untied ranking stays one, however long. A ranking with ties becomes the pairs of
+        its neighbours, in which the order within a tie is that of the list.
         """
         if len(images) == 2:
             self._pairs.add(rater, prompt, images, _preference(ranks[0], ranks[1]))
             return
         order = sorted(range(len(images)), key=lambda i: ranks[i])  # stable
         if len(set(ranks)) == len(ranks):
-            self._rankings[len(order)].add(rater, prompt, (images[i] for i in order), 1.0)
+            self._rankings.add(rater, prompt, (images[i] for i in order), 1.0)
+            self._ranking_lengths.append(len(order))
             return
         for i, j in pairwise(order):
             self._pairs.add(rater, prompt, (images[i], images[j]), _preference(ranks[i], ranks[j]))
@@ -119,11 +119,9 @@ class LabelColumns:
             rater_splits: ``(R,)``.
 
         Returns:
-            The data. The rankings are those of the most common length, the longest of several; the others are in the
-            pairs, each as the pairs of its neighbours.
+            The data.
         """
-        rankings, pairs = self._rectangular()
-        n_ranked = len(rankings.images) // len(rankings) if len(rankings) else 2
+        pairs, rankings = self._pairs, self._rankings
         horizon = max((len(row.choices) for row in self._sessions), default=0)
         slate = self._sessions[0].images.shape[1:] if self._sessions else (1, 1)
         satisfactions = self._padded([s.satisfactions for s in self._sessions], (horizon, slate[0]), np.nan)
@@ -142,7 +140,7 @@ class LabelColumns:
             ratings=np.array(self._ratings.values, dtype=np.float64),
             ranking_raters=_integers(rankings.raters),
             ranking_prompts=_integers(rankings.prompts),
-            rankings=_integers(rankings.images).reshape(-1, n_ranked),
+            rankings=self._filled_up(),
             session_raters=np.array([s.rater for s in self._sessions], dtype=np.int64),
             session_prompts=np.array([s.prompt for s in self._sessions], dtype=np.int64),
             session_images=self._padded([s.images for s in self._sessions], (horizon, *slate), 0).astype(np.int64),
@@ -151,19 +149,12 @@ class LabelColumns:
             session_versus_previous=None if np.isnan(verdicts).all() else verdicts,
         )
 
-    def _rectangular(self) -> tuple[_Rows, _Rows]:
-        """The rankings that stay, and the pairs with the others broken into neighbours."""
-        kept = max(self._rankings, key=lambda length: (len(self._rankings[length]), length), default=0)
-        mine = self._pairs
-        pairs = _Rows(mine.raters[:], mine.prompts[:], mine.images[:], mine.values[:])
-        for length, rows in sorted(self._rankings.items()):
-            if length == kept:
-                continue
-            ranked = _integers(rows.images).reshape(-1, length).tolist()
-            for rater, prompt, images in zip(rows.raters, rows.prompts, ranked, strict=True):
-                for neighbours in pairwise(images):
-                    pairs.add(rater, prompt, neighbours, 1.0)
-        return self._rankings[kept] if kept else _Rows(), pairs
+    def _filled_up(self) -> IntArray:
+        """The rankings ``(r, longest)``, a row each."""
+        lengths = _integers(self._ranking_lengths)
+        found = np.full((len(lengths), lengths.max(initial=2)), NO_IMAGE, dtype=np.int64)
+        found[np.arange(found.shape[1]) < lengths[:, None]] = _integers(self._rankings.images)  # row by row
+        return found
 
     @staticmethod
     def _padded(rows: Sequence[FloatArray | IntArray], shape: tuple[int, ...], filling: float) -> FloatArray:

@@ -76,28 +76,28 @@ class LabelTable:
         return np.array([place.get(value, -1) for value in values], dtype=np.int64)
 
     def lists(self, column: str, low: int, high: int, length: int | None = None, *, gaps: bool = False) -> FloatArray:
-        """Return a column of lists of whole numbers from ``low`` to ``high``: ``(n, length)``.
+        """Return a column of lists of whole numbers from ``low`` to ``high``: ``(n, length)``, or ``(n, longest)``.
 
         Args:
             column: Which.
             low: The least.
             high: The most.
-            length: Of each list; that of the first, 2 or more, if left out.
+            length: Of each list; if left out, each may have one of its own, 2 or more, and NaN fills its row up.
             gaps: Whether entries, or lists, may be missing, as NaN.
 
         Raises:
-            DatasetError: If a list is of another length or holds anything else, with the first such row.
+            DatasetError: If a list is of another length or too short, or holds anything else, with the first such row.
         """
         values = self.columns[column].tolist()
-        first = values[0] if values and isinstance(values[0], list) else []
-        each = max(2, len(first)) if length is None else length
-        found = np.full((len(values), each), np.nan)
+        lengths = [len(entries) for entries in values if isinstance(entries, list)]
+        least, most = (2, max(lengths, default=2)) if length is None else (length, length)
+        found = np.full((len(values), max(least, most)), np.nan)
         for row, entries in enumerate(values):
             if gaps and entries is None:
                 continue
-            if not isinstance(entries, list) or len(entries) != each:
+            if not isinstance(entries, list) or not least <= len(entries) <= most:
                 said = f"{len(entries)}" if isinstance(entries, list) else shown(entries)
-                self.refuse(column, row, f"expected a list of {each}, got {said}")
+                self.refuse(column, row, f"expected a list of {least}{' or more' * (length is None)}, got {said}")
             for place, entry in enumerate(entries):
                 if gaps and _is_nothing(entry):
                     continue

@@ -306,8 +306,13 @@ def cross_turn_accuracy(differences: FloatArray, verdicts: FloatArray) -> float:
 
 
 def score_pairs(preferences: FloatArray, labels: FloatArray) -> tuple[float, float]:
-    """Accuracy and mean log-likelihood of predicted preferences over pairs that are no ties, same shapes."""
+    """Accuracy and mean log-likelihood of predicted preferences over the pairs that are no ties, same shapes.
+
+    Both are NaN if there are none.
+    """
     kept = labels != 0.5
+    if not kept.any():
+        return float("nan"), float("nan")
     p, y = preferences[kept], labels[kept]
     correct = np.where(y == 1, p, 1 - p)
     return float((correct > 0.5).mean()), float(np.log(np.maximum(correct, 1e-12)).mean())

@@ -222,6 +222,7 @@ def fit_phase2(
         features=FrozenFeatures.of(data) if encoder is None else encoder,
         log=history.of_phase(2),
         checkpoints=checkpoints,
+        max_sharpness=config.choice.max_sharpness,
         progress=progress,
         device=device,
     )

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from pasta_gym.settings import check_counts, check_not_negative, check_positive
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.checkpoint import Checkpoints, RunParts, State
+from pasta_gym.user_model.choice import ChoiceConfig
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import FIGURES_EVERY, rating_log_likelihood, update_prior
 from pasta_gym.user_model.features import Features, FrozenFeatures
@@ -46,7 +47,6 @@ Terms = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 SESSION_KINDS = ("choice", "in_turn", "cross_turn")
 SINGLE_KINDS = ("pair", "rating")
-MAX_SHARPNESS = 200.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class SessionModel(nn.Module):
         features: Where embeddings come from; trained as well if it is a module.
         rating_deviation: nu.
         slate_dependent: Whether the temperature has slopes.
+        max_sharpness: Largest beta.
     """
 
     def __init__(
@@ -134,20 +135,22 @@ class SessionModel(nn.Module):
         *,
         rating_deviation: float,
         slate_dependent: bool,
+        max_sharpness: float = ChoiceConfig.max_sharpness,
     ) -> None:
         super().__init__()
+        self.max_sharpness = max_sharpness
         self.scores, self.features = scores, features
         self.aggregator = check_aggregator(aggregator)
         self.rating_deviation, self.slate_dependent = rating_deviation, slate_dependent
         self.log_temperature = nn.Parameter(torch.tensor(math.log(choice.temperature)))
-        start = min(max(choice.sharpness, 0.1), 0.99 * MAX_SHARPNESS)
+        start = min(max(choice.sharpness, 0.1), 0.99 * max_sharpness)
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(start)), requires_grad=aggregator == "softmax")
         self.free_slopes = nn.Parameter(free_slopes(choice.slopes), requires_grad=slate_dependent)
 
     @property
     def sharpness(self) -> torch.Tensor:
         """Beta of the softmax aggregator."""
-        return self.log_sharpness.clamp(max=math.log(MAX_SHARPNESS)).exp()
+        return self.log_sharpness.clamp(max=math.log(self.max_sharpness)).exp()
 
     @property
     def slopes(self) -> torch.Tensor | Slopes:
@@ -373,6 +376,7 @@ def fit_sessions(
     features: Features | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    max_sharpness: float = ChoiceConfig.max_sharpness,
     progress: bool = False,
     device: torch.device | str = "cpu",
 ) -> SequentialFit:
@@ -389,6 +393,7 @@ def fit_sessions(
         features: Where embeddings come from; None for the data's tables.
         log: Called with the figures of every 50th step.
         checkpoints: Where the fit is kept as it runs; one that was stopped goes on from there.
+        max_sharpness: Largest beta of the softmax aggregator.
         progress: Whether to show a progress bar.
         device: Where everything that is trained is. The fit comes back on the CPU, an encoder in training stays there.
 
@@ -406,6 +411,7 @@ def fit_sessions(
         FrozenFeatures.of(data) if features is None else features,
         rating_deviation=config.rating_deviation,
         slate_dependent=config.slate_dependent,
+        max_sharpness=max_sharpness,
     )
     run = SequentialEM(model, prior, data, raters, config, device=device)
     kept = checkpoints.load() if checkpoints is not None else None

@@ -11,6 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from pasta_gym.types import FloatArray, IntArray
+from pasta_gym.wrappers.inside import config_inside
 
 
 def decode_scores(scores: FloatArray, categories: IntArray, slate_size: int) -> IntArray:
@@ -83,7 +84,7 @@ class CandidateScores(
     def __init__(self, env: gymnasium.Env[dict[str, Any], Any]) -> None:
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
-        config = env.get_wrapper_attr("config")
+        config = config_inside(env, "CandidateScores")
         if config.slate_size > config.n_categories:
             raise ValueError(
                 f"a slate of {config.slate_size} needs as many categories, but there are {config.n_categories}"

@@ -14,6 +14,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from pasta_gym.envs.arguments import checked_actions
 from pasta_gym.types import IntArray
+from pasta_gym.wrappers.inside import config_inside
 
 
 def candidates_by_category(categories: IntArray, n_categories: int) -> IntArray:
@@ -48,7 +49,7 @@ class SlateIndex(
     def __init__(self, env: gymnasium.Env[dict[str, Any], IntArray], *, one_per_category: bool = True) -> None:
         RecordConstructorArgs.__init__(self, one_per_category=one_per_category)
         gymnasium.Wrapper.__init__(self, env)
-        config = env.get_wrapper_attr("config")
+        config = config_inside(env, "SlateIndex")
         self.one_per_category = one_per_category
         self._n_candidates, self._n_categories = config.n_candidates, config.n_categories
         pool, what = (config.n_categories, "categories") if one_per_category else (config.n_candidates, "candidates")

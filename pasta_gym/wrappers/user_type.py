@@ -24,6 +24,18 @@ def believed(user_model: UserModelProtocol, observations: Observation) -> FloatA
     return np.asarray(posterior, dtype=np.float32)
 
 
+def _inside(env: Any, name: str) -> Any:
+    """An attribute of the environment of whole batches."""
+    found = getattr(env.unwrapped, name, None)
+    if found is None:
+        raise ValueError(
+            f"{type(env.unwrapped).__name__} has no {name}: this wrapper takes PASTA's own vector environment, "
+            'gym.make_vec(..., vectorization_mode="vector_entry_point"); for another one wrap each environment, as '
+            "gym.make_vec(..., wrappers=[BelievedUserType]) does"
+        )
+    return found
+
+
 def _with(space: spaces.Space[Any], name: str, added: spaces.Space[Any]) -> spaces.Dict:
     """The space of an observation that has one key more."""
     if not isinstance(space, spaces.Dict):
@@ -69,12 +81,12 @@ class VectorBelievedUserType(VectorObservationWrapper):
         env: A PASTA vector environment.
 
     Raises:
-        ValueError: If a wrapper inside has flattened the observation.
+        ValueError: If a wrapper inside has flattened the observation, or the vector is not PASTA's own.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        self._user_model: UserModelProtocol = env.unwrapped.user_model  # type: ignore[attr-defined]
+        self._user_model: UserModelProtocol = _inside(env, "user_model")
         belief = spaces.Box(0.0, 1.0, (self._user_model.n_types,), np.float32)
         self.single_observation_space = _with(env.single_observation_space, "belief", belief)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
@@ -115,12 +127,12 @@ class VectorRevealedUserType(VectorObservationWrapper):
         env: A PASTA vector environment.
 
     Raises:
-        ValueError: If a wrapper inside has flattened the observation.
+        ValueError: If a wrapper inside has flattened the observation, or the vector is not PASTA's own.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        n_types = env.unwrapped.user_model.n_types  # type: ignore[attr-defined]
+        n_types = _inside(env, "user_model").n_types
         self.single_observation_space = _with(env.single_observation_space, "user_type", spaces.Discrete(n_types))
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 

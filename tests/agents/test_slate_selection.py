@@ -11,7 +11,9 @@ from agents.slate_selection import (
     choice_weighted_value,
     coordinate_slate,
     exact_choice_slate,
+    rounded,
     sampled_slate,
+    slate_sampled_by_value,
     top_slate,
     topk_choice_slate,
 )
@@ -150,3 +152,17 @@ def test_bad_problems_are_named(scores, categories, slate_size, message):
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"above 0, got 0\.0.*top_slate"):
         sampled_slate(np.zeros((1, 2)), None, 1, temperature=0.0, gumbel_noise=np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e4])
+def test_rounding_knows_the_size_of_what_it_rounds(unit):
+    values = np.array([[0.123456, 0.123454, 0.123451, -0.5]])
+    np.testing.assert_allclose(rounded(unit * values, unit), unit * np.array([[0.12346, 0.12345, 0.12345, -0.5]]))
+    seeds = np.arange(200, dtype=np.uint64)
+    drawn = [
+        slate_sampled_by_value(
+            np.repeat(scale * values, 200, axis=0), None, 2, temperature=0.5, seeds=seeds, unit=scale
+        )
+        for scale in (1.0, unit)
+    ]
+    np.testing.assert_array_equal(*drawn)

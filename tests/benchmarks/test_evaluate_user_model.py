@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from pasta_gym.mini.rater_sessions import paint_sessions
 from pasta_gym.trajectories.rater_rewards import labels_by_type
 from pasta_gym.user_model import fit
 from pasta_gym.user_model.evaluation import Predictions
+from pasta_gym.user_model.predictors import ScorePredictor, clip_score
 from pasta_gym.user_model.user_model import UserModel
 from tests.benchmarks.mini_labels import label_small_world
 from tests.raters.test_rater_data import CONFIG, PROJECTION, studio, values_in
@@ -160,6 +162,10 @@ def test_lists_are_longer_rankings_of_the_same_raters(world):
     assert raters.lists.rankings.shape[1] == rater_scores.HPS_LIST
     assert np.array_equal(raters.lists.image_embeddings, raters.data.image_embeddings)
     assert np.array_equal(raters.lists.ranking_raters, raters.data.ranking_raters)
+    score = ScorePredictor(clip_score(raters.data))
+    assert "hps_spearman" in rater_scores.score_predictor(score, raters).by_rater
+    own = dataclasses.replace(raters, lists=raters.data)  # of four images
+    assert "hps_spearman" not in rater_scores.score_predictor(score, own).by_rater
 
 
 def predictions(p, y):

@@ -117,6 +117,14 @@ class PathCandidates(TINY_WORLD.TinyCandidates):
         return np.clip(ids, 0, TINY_WORLD.N_PROMPTS - 1), np.tile(np.repeat(np.arange(3), 3), (len(ids), 1))
 
 
+def test_a_world_without_a_surrogate_is_told_what_references_need():
+    world = dataclasses.replace(TINY_WORLD.tiny_world(), image_generators={"diffusion": PathImages})
+    with pytest.raises(
+        ValueError, match=r"agent 'clairvoyant' imagines pictures with a surrogate, and world 'tiny' has"
+    ):
+        reference.Clairvoyant(world=world, user_model=world.user_model)
+
+
 @pytest.mark.parametrize("reward", ["sparse", "dense"])
 def test_looking_ahead_pays_where_the_best_now_leads_to_nowhere(reward):
     users = TINY_WORLD.TinyUsers()

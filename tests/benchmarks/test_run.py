@@ -415,6 +415,16 @@ def test_the_same_episode_is_the_same_conversation_for_every_agent_and_batch(tin
     assert_array_equal(later.episodes, [6, 7, 8, 9])
 
 
+@pytest.mark.parametrize("lacks", [("load",), ("save", "load")])
+def test_a_learner_that_cannot_be_stored_is_not_scored_untrained(lacks):
+    methods = {name: lambda self: None for name in ("act", "train", "save", "load") if name not in lacks}
+    half = type("Half", (), {"name": "half", "privileged": False, **methods})()
+    with pytest.raises(ValueError, match=f"agent 'half' has train and lacks {' and '.join(lacks)}"):
+        run_module.require_whole_learner(half)
+    del type(half).train
+    run_module.require_whole_learner(half)
+
+
 def test_agents_see_no_hidden_state_unless_they_are_privileged(tiny):
     sizes = {"world": "tiny", "n_candidates": 9, "n_categories": 3, "slate_size": 3, "images_per_prompt": 2}
     envs = EnvironmentConfig(**sizes, horizon=4, split="test").make(2, reveal=True)

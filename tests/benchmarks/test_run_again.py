@@ -190,9 +190,9 @@ def test_a_run_on_other_weights_starts_its_clock_anew(configure, clock, monkeypa
         ("evaluation.n_episodes=0", "evaluation.n_episodes must be a whole number in 1..1048576, got 0"),
         ("evaluation.batch_size=1.5", "evaluation.batch_size must be a whole number of 1 or more, got 1.5"),
         ("evaluation.seed=-1", "evaluation.seed must be a whole number of 0 or more, got -1"),
-        ("data.n_episodes=many", "data.n_episodes must be a whole number, as its default 30000, got 'many'"),
-        ("data.n_episodes=0", "data.n_episodes must be in 1..1048576, got 0"),
-        ("+data.seed=true", "data.seed must be a whole number, as its default 0, got True"),
+        ("data.n_episodes=many", "data.n_episodes must be a whole number in 1..1048576, got 'many'"),
+        ("data.n_episodes=0", "data.n_episodes must be a whole number in 1..1048576, got 0"),
+        ("+data.seed=true", "data.seed must be a whole number of 0 or more, got True"),
         ("env.horizon=5.5", "env.horizon must be a whole number, as its default 5, got 5.5"),
         (
             "++tracking.connect_seconds=soon",

@@ -64,3 +64,16 @@ def test_a_run_that_is_taken_up_after_a_kill_drops_the_line_that_was_cut_short(t
     tracker.log({"a": 2})
     tracker.finish()
     assert tracking.read_metrics(tmp_path) == [{"a": 1}, {"a": 2.0}]
+
+
+def test_a_metric_that_is_no_number_is_named_and_a_loss_that_ran_away_is_valid_json(tmp_path):
+    tracker = tracking.make_tracker(tracking.TrackingConfig(), tmp_path, run_id="a", name="b", settings={})
+    for wrong in (None, "x"):
+        with pytest.raises(ValueError, match=f"metric 'loss' must be a number, got {wrong!r}"):
+            tracker.log({"loss": wrong})
+    tracker.log({"loss": float("nan"), "other": float("inf"), "step": 2})
+    tracker.finish()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"loss": null, "other": null, "step": 2.0}\n'
+    (line,) = tracking.read_metrics(tmp_path)
+    assert np.isnan(line["loss"])
+    assert line["step"] == 2.0

@@ -62,7 +62,11 @@ def test_lists_count_alike_whoever_ranked_them():
     assert (found["hps_spearman"], found["hps_lists"], found["hps_images"]) == (pytest.approx(1 / 3), 3, 5)
     short = held_out_scores(TwoTastes(), small_data(rankings=[[4, 3, 2, 1]]))
     assert "lists of 5 images or more are needed" in short["left_out"]["HPS Spearman"]
-    assert "have 4" in short["left_out"]["HPS Spearman"]
+    assert "the longest has 4" in short["left_out"]["HPS Spearman"]
+    mixed = small_data(rankings=[[9, 7, 5, 3, 1], [4, 3, 2, 1], [1, 2, 3, 4, 5, 6, 7]])
+    found = held_out_scores(ScorePredictor(table_score(np.arange(11) / 10.0)), mixed)
+    assert found["hps_spearman"] == pytest.approx(0.0)
+    assert (found["hps_lists"], found["hps_fewest_images"], found["hps_images"]) == (2, 5, 7)
 
 
 def of_two_publications():
@@ -160,6 +164,8 @@ def test_the_card_lays_out_what_there_is_and_says_why_the_rest_is_not(tmp_path):
     assert "nats a choice, after 50 labels" in text
     lists = held_out_scores(TwoTastes(), small_data(rankings=[[9, 7, 5, 3, 1]]))
     assert "HPS: 1 lists of 5 images, after three." in written(tmp_path, lists)
+    lists = held_out_scores(TwoTastes(), small_data(rankings=[[9, 7, 5, 3, 1], [9, 7, 5, 3, 1, 0]]))
+    assert "HPS: 2 lists of 5 to 6 images, after three." in written(tmp_path, lists)
     # A card of other labels takes the figure of an earlier one away.
     nothing = written(tmp_path, held_out_scores(TwoTastes(), small_data()))
     assert "reliability" not in nothing

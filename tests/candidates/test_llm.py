@@ -214,6 +214,8 @@ def test_the_budget_is_the_papers_rounded_down(turns):
         ({"n_candidates": 24}, "multiple of n_categories"),
         ({"n_candidates": 65}, r"in 1\.\.60, got 65"),
         ({"n_attempts": 0}, "n_attempts must be at least 1"),
+        ({"n_attempts": 2.5}, "n_attempts must be an integer of at least 1, got 2.5"),
+        ({"image_turns": -1}, "image_turns must be at least 0, got -1"),
         ({"on_failure": "ignore"}, "on_failure must be one of"),
     ],
 )

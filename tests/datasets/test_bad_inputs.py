@@ -205,7 +205,7 @@ READ_BY_BOTH = {
     "raters": ("rater", "split"),
     "pairs": ("rater", "session", "first", "second", "label"),
     "ratings": ("rater", "session", "image", "rating"),
-    "rankings": ("rater", "session"),  # of images one asks for lists of one length, and the other does not
+    "rankings": ("rater", "session", "images"),
     "turns": ("rater", "session", "turn", "choice", "column_satisfaction", "than_before"),
 }
 
@@ -230,11 +230,23 @@ def test_both_readers_of_labels_agree_on_what_is_valid(home, data):
     )
     if how == "value":
         column = data.draw(st.sampled_from(READ_BY_BOTH[name]))
-        kind = (
-            [[None, 2], [6, 1], [1.5, 2], [1], [2, 5]]
-            if column == "column_satisfaction"
-            else ["worse", -1, -2, 0, 1, 9]
-        )
+        kinds = {
+            "column_satisfaction": [[None, 2], [6, 1], [1.5, 2], [1], [2, 5]],
+            "images": [
+                [None, 2],
+                [1.5, 2],
+                [1.0, 2],
+                [-1, 2],
+                [9, 10],
+                [1],
+                [],
+                [4, 9],
+                [3, 2, 1, 0],
+                [True, 2],
+                ["x", 2],
+            ],
+        }
+        kind = kinds.get(column, ["worse", -1, -2, 0, 1, 9])
         rows[at][column] = data.draw(
             st.sampled_from([*kind, None, "", "x", 1.5, float("nan"), float("inf"), True, [[1]]])
         )

@@ -224,3 +224,22 @@ def test_the_flat_layout_is_the_one_of_exported_data():
 def test_keys_without_a_place_are_refused():
     with pytest.raises(ValueError, match="made of the keys"):
         wrappers.flat.FlatLayout(gym.spaces.Dict({"turn": gym.spaces.Discrete(2), "mood": gym.spaces.Discrete(2)}))
+
+
+@pytest.mark.parametrize("wrapper", [wrappers.SlateIndex, wrappers.CandidateScores])
+def test_wrappers_of_actions_say_where_they_belong(wrapper):
+    env = gym.make("PastaT2I-v0", world=tiny_world(), images="surrogate", **TINY)
+    with pytest.raises(ValueError, match=rf"FlatObservation\({wrapper.__name__}\(env\)\)"):
+        wrapper(wrappers.FlatObservation(env))
+    with pytest.raises(ValueError, match=f"{wrapper.__name__} wraps a PASTA environment, got .*CartPole"):
+        wrapper(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("wrapper", [wrappers.VectorBelievedUserType, wrappers.VectorRevealedUserType])
+def test_wrappers_of_vectors_name_the_vector_that_they_take(wrapper):
+    vector = gym.make_vec(
+        "PastaT2I-v0", num_envs=2, vectorization_mode="sync", world=tiny_world(), images="surrogate", **TINY
+    )
+    with pytest.raises(ValueError, match=r'SyncVectorEnv has no user_model.*vectorization_mode="vector_entry_point"'):
+        wrapper(vector)
+    vector.close()

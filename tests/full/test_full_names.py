@@ -63,6 +63,21 @@ def names_of(config):
     return digest(dataset_identity(CollectionConfig(EnvironmentConfig(world=config)), {})), run
 
 
+def test_the_batch_counts_where_conversations_meet():
+    """Whose past is whose depends on the batch; every other agent acts in any batch alike."""
+    bare = {**HASHED, "env": {}}
+    hashes = {
+        (name, size): config_hash({**bare, "agent": {"_target_": name}, "evaluation": {"seed": 0, "batch_size": size}})
+        for name in ("agents.foreign_past.ForeignPast", "agents.iql.IQLAgent")
+        for size in (250, 100)
+    }
+    assert hashes["agents.iql.IQLAgent", 250] == hashes["agents.iql.IQLAgent", 100]
+    assert hashes["agents.foreign_past.ForeignPast", 250] != hashes["agents.foreign_past.ForeignPast", 100]
+    assert hashes["agents.foreign_past.ForeignPast", 250] == config_hash(
+        {**bare, "agent": {"_target_": "agents.foreign_past.ForeignPast"}, "evaluation": {"seed": 0}}
+    )  # the default's, as it was
+
+
 def plain(config):
     """What a configuration file holds of a dataclass."""
     return {

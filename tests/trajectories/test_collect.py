@@ -94,6 +94,35 @@ def test_a_killed_collection_goes_on_and_the_second_call_reads_the_cache(tiny, t
     assert len(firsts) == 4
 
 
+@pytest.mark.parametrize("n_played", [1, 3])  # the other is done between two of our shards, or before we join ours
+def test_whoever_is_second_takes_the_dataset_of_the_first(tiny, tmp_path, monkeypatch, n_played):
+    plain = collect_module.run_shard
+    played = []
+
+    def run_shard(envs, config, first, n_wanted):
+        shard = plain(envs, config, first, n_wanted)
+        played.append(first)
+        if len(played) == n_played:
+            monkeypatch.setattr(collect_module, "run_shard", plain)
+            collect(CONFIG, root=tmp_path)  # as another process would, which removes the parts when it is done
+            monkeypatch.setattr(collect_module, "run_shard", run_shard)
+        return shard
+
+    monkeypatch.setattr(collect_module, "run_shard", run_shard)
+    folder = collect(CONFIG, root=tmp_path)
+    assert len(played) == n_played
+    assert load(folder).choices.shape == (11, 4)
+
+
+def test_a_broken_shard_of_an_unfinished_dataset_is_an_error(tiny, tmp_path, monkeypatch):
+    def load_shard(folder):
+        raise ValueError(f"{folder} cannot be read")
+
+    monkeypatch.setattr(collect_module.storage, "load_shard", load_shard)
+    with pytest.raises(ValueError, match="cannot be read"):
+        collect(CONFIG, root=tmp_path)
+
+
 def test_the_id_follows_everything_that_moves_the_content(tiny, monkeypatch):
     def identity(config=CONFIG, hashes=None):
         made = collect_module.dataset_identity(config, {"a": "1"} if hashes is None else hashes)
@@ -137,8 +166,11 @@ def test_the_untrained_generator_can_be_logged_and_is_another_dataset(tiny, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_episodes": 0}, "n_episodes must be in 1"),
-        ({"shard_size": 0}, "shard_size"),
+        ({"n_episodes": 0}, r"n_episodes must be a whole number in 1\.\.1048576, got 0"),
+        ({"n_episodes": 10.5}, r"n_episodes must be a whole number in 1\.\.1048576, got 10\.5"),
+        ({"n_episodes": (1 << 20) + 1}, r"in 1\.\.1048576, got 1048577"),
+        ({"shard_size": 0}, "shard_size must be a whole number of 1 or more, got 0"),
+        ({"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         ({"policy": "greedy"}, "policy must be one of .*'untrained_generator'.*got 'greedy'"),
         ({"environment": EnvironmentConfig(reward="medium")}, "reward"),
     ],

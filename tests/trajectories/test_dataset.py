@@ -95,6 +95,10 @@ def test_bad_scores_and_slates_are_refused():
         export.encode_slates(np.array([[1, 1]]), 3)
     with pytest.raises(ValueError, match=r"0\.\.2, got 1\.\.3"):
         export.encode_slates(np.array([[1, 3]]), 3)
+    categories = np.array([[0, 0, 1], [0, 1, 0]])
+    assert_array_equal(export.encode_slates(np.array([[0, 2], [2, 1]]), 3, categories), [[1, -1, 1], [-1, 1, 1]])
+    with pytest.raises(ValueError, match="two candidates of one category"):
+        export.encode_slates(np.array([[0, 2], [2, 0]]), 3, categories)
 
 
 def test_flat_observations_keep_every_number_in_the_stated_order(dataset):
@@ -104,3 +108,14 @@ def test_flat_observations_keep_every_number_in_the_stated_order(dataset):
     assert_array_equal(flat[:, 0], [2, 1])
     assert_allclose(flat[1, -3:], obs["choices"][1])
     assert_array_equal(flat[1, 1:8], obs["initial_prompt"][1])
+
+
+def test_a_mask_or_a_fraction_is_no_list_of_conversations(dataset):
+    mask = np.zeros(len(dataset), dtype=bool)
+    with pytest.raises(ValueError, match=r"episodes must be whole numbers, got bool; np\.flatnonzero\(mask\)"):
+        dataset.take(mask)
+    with pytest.raises(ValueError, match="episodes must be whole numbers, got float64"):
+        dataset.take([1.7])
+    with pytest.raises(ValueError, match="turns must be whole numbers, got float64"):
+        dataset.observations(np.array([0]), np.array([1.0]))
+    assert len(dataset.take([])) == 0

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -174,3 +175,26 @@ def test_the_first_of_two_writers_wins(tmp_path):
 def test_a_digest_depends_on_content_and_not_on_order():
     assert files.digest({"a": 1, "b": [2, 3]}) == files.digest({"b": [2, 3], "a": 1})
     assert files.digest({"a": 1, "b": [2, 3]}) != files.digest({"a": 1, "b": [3, 2]})
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("choice", lambda v: [9, *v[1:]], r"column 'choice' must be in 0\.\.1, got 0\.\.9"),
+        ("choice", lambda v: [None, *v[1:]], "column 'choice' must hold whole numbers and no gaps"),
+        ("action", lambda v: [[30, 0], *v[1:]], r"column 'action' must be in 0\.\.7, got 0\.\.30"),
+        ("reward", lambda v: [float("nan"), *v[1:]], "column 'reward' must hold finite numbers"),
+        ("reward", lambda v: [str(r) for r in v], "column 'reward' must hold finite numbers"),
+        ("behaviour_probability", lambda v: [0.0, *v[1:]], "column 'behaviour_probability' must be above 0"),
+        ("terminated", lambda v: [False] * len(v), "column 'terminated' must be true at turn 2"),
+    ],
+)
+def test_values_that_no_conversation_has_are_refused(stored, column, values, said):
+    path = stored / "turns.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    changed = values(table.column(column).to_pylist())
+    kept = pa.array(changed, type=table.schema.field(column).type if column == "action" else None)
+    pq.write_table(table.set_column(place, column, kept), path)
+    with pytest.raises(ValueError, match=f"turns.parquet is broken: {said}"):
+        storage.load(stored)

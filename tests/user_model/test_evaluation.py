@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from pasta_gym.user_model import evaluation, fit, predictors
-from pasta_gym.user_model.data import PreferenceData
+from pasta_gym.user_model.data import NO_IMAGE, PreferenceData
 from pasta_gym.user_model.em import EMConfig
-from pasta_gym.user_model.evaluation import HeldOut, evaluate, held_out, ranking_correlation
+from pasta_gym.user_model.evaluation import HeldOut, evaluate, held_out
 from pasta_gym.user_model.fit import fit_user_model
 from pasta_gym.user_model.predictors import (
     ModelPredictor,
@@ -19,6 +19,7 @@ from pasta_gym.user_model.predictors import (
     scored_record,
     table_score,
 )
+from pasta_gym.user_model.rankings import ranking_correlation
 from pasta_gym.user_model.user_model import UserModel
 
 
@@ -47,6 +48,8 @@ class TwoTastes:
 def small_data(pairs=(), labels=(), raters=(), splits=(2,), rankings=(), sessions=(), choices=(), verdicts=None):
     """A dataset of eleven images and one prompt."""
     n, s = len(pairs), len(sessions)
+    longest = max(map(len, rankings), default=4)
+    ranked = [[*images, *[NO_IMAGE] * (longest - len(images))] for images in rankings]
     nothing = np.zeros(0, dtype=np.int64)
     return PreferenceData(
         prompt_embeddings=np.ones((1, 2), dtype=np.float32),
@@ -62,7 +65,7 @@ def small_data(pairs=(), labels=(), raters=(), splits=(2,), rankings=(), session
         ratings=np.zeros(0),
         ranking_raters=np.zeros(len(rankings), dtype=np.int64),
         ranking_prompts=np.zeros(len(rankings), dtype=np.int64),
-        rankings=np.array(rankings, dtype=np.int64).reshape(len(rankings), len(rankings[0]) if rankings else 4),
+        rankings=np.array(ranked, dtype=np.int64).reshape(len(rankings), longest),
         session_raters=np.zeros(s, dtype=np.int64),
         session_prompts=np.zeros(s, dtype=np.int64),
         session_images=np.array(sessions, dtype=np.int64).reshape(s, 3, 2, 1),
@@ -123,22 +126,6 @@ def test_half_of_the_labels_decide_whose_taste_it_is():
     # On ties alone validation chooses a threshold at which the script predicts them.
     ties = small_data([[5, 4]] * 8, [0.5] * 8, [0] * 4 + [1] * 4, (1, 2))
     assert evaluation.pickapic(TwoTastes(), ties, np.random.default_rng(0))["pickapic_script"].tolist() == [1]
-
-
-def test_lists_are_ranked_by_what_is_left_of_them():
-    # A rater who likes the smaller: best first 0, 1, ...; three of the list tell, the rest are ranked perfectly.
-    data = small_data(rankings=[list(range(0, 9)), list(range(1, 10))])
-    assert evaluation.hps_correlations(TwoTastes(), data, np.random.default_rng(0))[0] > 0.9
-    upwards = small_data(rankings=[list(range(9, 0, -1))])
-    assert evaluation.hps_correlations(TwoTastes(), upwards, np.random.default_rng(0))[0] > 0.9
-    # Two of five are left, which are in order or not; all five would be partly in order.
-    five = small_data(rankings=[[0, 4, 1, 3, 2]])
-    for seed in range(5):
-        score = ScorePredictor(table_score(np.arange(11) / 10.0))
-        found = evaluation.hps_correlations(score, five, np.random.default_rng(seed))
-        assert np.abs(found) == pytest.approx([1.0])
-    with pytest.raises(ValueError, match="lists of 5 images or more are needed, got 4"):
-        evaluation.hps_correlations(TwoTastes(), small_data(rankings=[[0, 1, 2, 3]]), np.random.default_rng(0))
 
 
 def test_turns_are_compared_by_the_columns_chosen():
@@ -315,7 +302,20 @@ def test_held_out_raters_are_predicted_better_the_more_they_said(planted, fitted
     assert figures["50"]["choice_log_likelihood"] > figures["uniform_choice_log_likelihood"] + 0.1
     assert figures["uniform_choice_log_likelihood"] == pytest.approx(np.log(1 / 4))
     assert figures["50"]["pair_ece"] < 0.15
-    assert ranking_correlation(fitted, planted.data) > 0.5
+    whole = ranking_correlation(fitted, planted.data)
+    assert whole > 0.5
+    # Lists of several lengths are each as they are, and all count alike.
+    mixed = planted.data.rankings.copy()
+    mixed[::3, 3], mixed[1::3, 2:] = NO_IMAGE, NO_IMAGE
+    several = [dataclasses.replace(planted.data, rankings=mixed)]
+    for start, length in ((0, 3), (1, 2), (2, 4)):
+        rows = np.arange(start, len(mixed), 3)
+        part = {name: getattr(planted.data, name)[rows] for name in ("ranking_raters", "ranking_prompts")}
+        several.append(dataclasses.replace(planted.data, rankings=mixed[rows, :length], **part))
+    found = [ranking_correlation(fitted, data) for data in several]
+    n_held_out = [np.isin(data.ranking_raters, data.raters_of("test")).sum() for data in several[1:]]
+    assert found[0] == pytest.approx(np.average(found[1:], weights=n_held_out))
+    assert found[0] != whole
 
 
 def test_the_fit_prefers_a_sharp_aggregator_where_raters_judge_by_the_best_image(fitted):

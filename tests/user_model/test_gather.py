@@ -21,7 +21,7 @@ from pasta_gym.datasets.splits import Split, split_of_prompt, split_of_rater
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.encoders.embedding_cache import BadImagesError, EmbeddingCache
 from pasta_gym.user_model import gather as gather_module
-from pasta_gym.user_model.data import SPLITS, load_preferences
+from pasta_gym.user_model.data import NO_IMAGE, SPLITS, load_preferences
 from pasta_gym.user_model.gather import RaterSplits, gather
 from pasta_gym.user_model.labels import labels_of
 
@@ -149,19 +149,20 @@ def test_pairs_and_ties(run):
     assert len(data.all_pairs()[0]) == 3
 
 
-def test_untied_rankings_of_the_common_length_stay_and_others_become_neighbours(run):
+def test_untied_rankings_of_any_length_stay_and_others_become_neighbours(run):
     data = run(
         compare((3, 1, 2), (1, 2, 3)),
         compare((1, 2, 3, 4), (4, 5, 6, 7), "bob"),
         compare((9, 8, 7), (1, 2, 3), "cid"),
         compare((2, 1, 1, 3), (1, 2, 3, 4), "dan"),
     )
-    assert seen(data, data.rankings) == [[2, 3, 1], [3, 2, 1]]
-    assert data.ranking_raters.tolist() == [0, 2]
-    # dan's tie first, in the stream's order; bob's ranking, of a rarer length, at the end.
-    assert seen(data, data.pair_images) == [[2, 3], [3, 1], [1, 4], [4, 5], [5, 6], [6, 7]]
-    assert data.pair_labels.tolist() == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert data.pair_raters.tolist() == [3, 3, 3, 1, 1, 1]
+    lists = [row[:n] for row, n in zip(data.rankings, data.ranking_lengths, strict=True)]
+    assert [seen(data, row) for row in lists] == [[2, 3, 1], [4, 5, 6, 7], [3, 2, 1]]
+    assert data.rankings[:, 3].tolist() == [NO_IMAGE, lists[1][3], NO_IMAGE]
+    assert data.ranking_raters.tolist() == [0, 1, 2]
+    assert seen(data, data.pair_images) == [[2, 3], [3, 1], [1, 4]]  # dan's, with a tie
+    assert data.pair_labels.tolist() == [0.5, 1.0, 1.0]
+    assert data.pair_raters.tolist() == [3, 3, 3]
     raters, _, images, labels = data.all_pairs()
     assert Counter(raters.tolist()) == {0: 2, 1: 3, 2: 2, 3: 3}
     assert seen(data, images[raters == 0]) == [[2, 3], [3, 1]]
@@ -462,6 +463,25 @@ def test_pixels_need_an_encoder_and_an_encoder_a_folder(run):
         RaterSplits(by="row")
     with pytest.raises(ValueError, match="fractions must be by split, train, validation, test, got dev"):
         RaterSplits({"dev": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("fractions", "problem"),
+    [
+        (
+            {"train": 0.5, "test": 0.2},
+            r"fractions must sum to 1, got .*'test': 0\.2.*, which sum to 0\.7; a split that",
+        ),
+        ({"train": 0.9, "validation": 0.1, "test": 0.1}, r"must sum to 1, got .*, which sum to 1\.1"),
+        ({"train": 1.5, "test": -0.5}, r"must be shares from 0 to 1 by split, got .*-0\.5"),
+        ({"train": float("nan"), "test": 1.0}, "must be shares from 0 to 1 by split, got .*nan"),
+        ({}, r"must be shares from 0 to 1 by split, got \{\}"),
+    ],
+)
+def test_shares_of_raters_that_are_none_are_refused_before_anything_is_gathered(fractions, problem):
+    with pytest.raises(ValueError, match=problem):
+        RaterSplits(fractions)
+    assert RaterSplits({"test": 1.0}).fractions == {"test": 1.0}
 
 
 @pytest.fixture(scope="module")

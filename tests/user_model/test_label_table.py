@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pasta_gym.datasets import DatasetError
+from pasta_gym.datasets.mini_raters import MiniRaters
 from pasta_gym.trajectories.rater_sessions import LABELS
-from pasta_gym.user_model.data import load_preferences
+from pasta_gym.user_model.data import NO_IMAGE, load_preferences
+from pasta_gym.user_model.gather import gather
 
 LABELS_0 = pathlib.Path(__file__).parents[2] / LABELS
 
@@ -58,7 +60,8 @@ def changed(labels, folder, name, column, row, value):
         ("turns", "than_before", "nicer", "expected one of better, same, worse or nothing, got 'nicer'"),
         ("turns", "column_satisfaction", [1, 2, 3], r"expected a list of 4, got 3"),
         ("turns", "column_satisfaction", [1.5, 2, 3, 4], r"expected a whole number from 1 to 5, got 1\.5"),
-        ("rankings", "images", [1, 2, 3], "expected a list of 4, got 3"),
+        ("rankings", "images", [1], "expected a list of 2 or more, got 1"),
+        ("rankings", "images", [1, 2, -1], "expected a whole number from 0 to 83, got -1"),
         ("turns", "rater", 700, "is of rater [0-9]+ in another row"),
         ("turns", "column_satisfaction", [1, 2, 6, 3], "expected a whole number from 1 to 5, got 6"),
     ],
@@ -78,6 +81,21 @@ def test_sessions_larger_than_the_pools_are_refused(labels, tmp_path):
     (folder / "metadata.json").write_text(json.dumps(metadata | {"horizon": 6}))
     with pytest.raises(DatasetError, match=r"image_embeddings \(S, 100, d\), got .*, 84, 64\); name the pool that"):
         load_preferences(folder)
+
+
+def test_rankings_may_be_of_any_length(labels, tmp_path):
+    folder = changed(changed(labels, tmp_path / "a", "rankings", "images", 7, [5, 2]), tmp_path / "b", "rankings",
+                     "images", 8, [3, 0, 1, 83, 4, 7])  # fmt: skip
+    found, whole = load_preferences(folder), load_preferences(labels)
+    assert found.ranking_lengths.tolist() == [4] * 7 + [2, 6, 4]
+    assert np.array_equal(found.rankings[:7, :4], whole.rankings[:7])
+    in_session = found.rankings[7:9] - 84 * found.ranking_prompts[7:9, None]
+    assert in_session[0, :2].tolist() == [5, 2]
+    assert in_session[1].tolist() == [3, 0, 1, 83, 4, 7]
+    assert (found.rankings[7, 2:] == NO_IMAGE).all()
+    gathered = gather(MiniRaters(folder, name="b"))
+    assert sorted(gathered.ranking_lengths.tolist()) == [4] * 8 + [6]  # of two it is a pair
+    assert len(gathered.all_pairs()[0]) == len(found.all_pairs()[0])
 
 
 def test_what_was_not_asked_is_no_error(labels, tmp_path):

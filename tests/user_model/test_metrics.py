@@ -136,6 +136,7 @@ def test_a_choice_that_was_not_made_is_not_scored():
     assert accuracy == 0.5
     assert likelihood == pytest.approx(np.log([0.8, 0.1]).mean())
     assert np.isnan(metrics.score_choices(p, np.array([-1, -1, -1]))).all()
+    assert np.isnan(metrics.score_pairs(np.array([0.2, 0.7]), np.array([0.5, 0.5]))).all()
     assert np.isnan(metrics.calibration_error(np.zeros(0), np.zeros(0)))
 
 

@@ -132,6 +132,20 @@ def make_model(data, numbers=NUMBERS, aggregator="softmax", **options):
     return SessionModel(make_scores(), numbers, aggregator, FrozenFeatures.of(data), **options)
 
 
+def test_the_sharpness_stays_below_its_ceiling():
+    data = make_data()
+
+    def sharpness(start, most, step=0.0):
+        model = make_model(data, ChoiceNumbers(4.0, start), max_sharpness=most)
+        model.log_sharpness.data += step
+        return model.sharpness.item()
+
+    assert sharpness(120.0, 500.0) == pytest.approx(120.0)
+    assert sharpness(480.0, 500.0) == pytest.approx(480.0)
+    assert sharpness(120.0, 500.0, step=5.0) == pytest.approx(500.0)
+    assert sharpness(120.0, 50.0) == pytest.approx(49.5)
+
+
 def reference(data, scores, numbers, rater, powers):
     """Log-likelihood of all that a rater said, by type: loops over labels, one at a time."""
     tau_s = math.exp(float(scores.log_comparison_temperature.detach()))
