@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import pasta_gym
 from benchmarks import checkpoints, runs
@@ -163,6 +164,15 @@ def check_numbers(path: str, given: Mapping[str, Any]) -> None:
                 raise ValueError(
                     f"{path}.{name} must be {accepted[1]}, as its default {wanted[name].default}, got {value!r}"
                 )
+
+
+def with_values(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration with settings changed."""
+    changed = copy.deepcopy(config)
+    with open_dict(changed):
+        for key, value in values.items():
+            OmegaConf.update(changed, key, value, force_add=True)
+    return changed
 
 
 def usual_settings() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 python -m benchmarks.tune agent=iql reward=sparse data=simulated
 python -m benchmarks.tune --trials 2 --episodes 50 agent=d3rlpy_bc data=simulated_small     a try in minutes
-python -m benchmarks.run --config-dir runs/tuning/sparse/simulated agent=iql_tuned          the result, measured
+python -m benchmarks.run --config-dir runs/tuning/sparse/simulated agent=iql_best           the result, measured
+python -m benchmarks.tuning_results runs/tuning/sparse/simulated     keeps results in the repository, docs/tuning.md
 
 A killed command goes on where it was: trials that were finished are kept, the one that was not is done again.
 """
@@ -10,7 +11,6 @@ A killed command goes on where it was: trials that were finished are kept, the o
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import io
 import math
@@ -26,7 +26,7 @@ import numpy as np
 import optuna
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -36,7 +36,7 @@ from benchmarks import revision
 from benchmarks.command_line import errors_in_one_line
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.run import build_agent, make_environment, training_data
-from benchmarks.settings import CONFIG_FOLDER, Settings, config_hash, models_digest, read_settings
+from benchmarks.settings import CONFIG_FOLDER, Settings, config_hash, models_digest, read_settings, with_values
 from pasta_gym import seeding
 from pasta_gym.trajectories import TrajectoryDataset, provenance
 from pasta_gym.trajectories.files import digest, write_text
@@ -143,15 +143,6 @@ def defaults_of(agent: Any, space: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def with_values(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration with settings changed."""
-    changed = copy.deepcopy(config)
-    with open_dict(changed):
-        for key, value in values.items():
-            OmegaConf.update(changed, key, value, force_add=True)
-    return changed
-
-
 def returns_of(settings: Settings, dataset: TrajectoryDataset, envs: Any, training_seed: int) -> FloatArray:
     """Train an agent and return what its users got, ``(n_episodes,)``."""
     agent = build_agent(settings.resolved["agent"], envs)
@@ -179,7 +170,7 @@ def tune(
 
     Returns:
         The study's folder, with ``study.journal``, ``trials.csv`` and ``best.yaml``; beside it
-        ``agent/NAME_tuned.yaml``, the configuration of the best trial.
+        ``agent/NAME_best.yaml``, the configuration of the best trial.
 
     Raises:
         ValueError: If the agent learns nothing, the split is not ``validation``, the folder holds another study, or
@@ -204,9 +195,10 @@ def tune(
     best = study.best_trial
     facts = _facts(study, settings, space, budget, overrides)
     write_text(folder / "best.yaml", OmegaConf.to_yaml(OmegaConf.create(facts)))
-    tuned = with_values(config, {**best.params, "agent.name": f"{settings.key.agent}_tuned"}).agent
+    # Not `_tuned`: Hydra takes an agent of conf/agent for one of the same name in --config-dir, and says nothing.
+    tuned = with_values(config, {**best.params, "agent.name": f"{settings.key.agent}_best"}).agent
     head = f"# The best of {facts['trials']} trials on validation prompts; {settings.key.agent}/best.yaml says how.\n"
-    write_text(place / "agent" / f"{settings.key.agent}_tuned.yaml", head + OmegaConf.to_yaml(tuned, resolve=False))
+    write_text(place / "agent" / f"{settings.key.agent}_best.yaml", head + OmegaConf.to_yaml(tuned, resolve=False))
     return folder
 
 
@@ -395,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = Budget(n_trials=given.trials, n_episodes=given.episodes, training_seeds=tuple(given.training_seeds))
     space_file = None if given.space is None else CONFIG_FOLDER / "tune" / f"{given.space}.yaml"
     folder = tune(given.overrides, out=given.out, budget=budget, space_file=space_file, report=report)
-    report(f"wrote {folder / 'best.yaml'} and {folder.parent / 'agent' / (folder.name + '_tuned.yaml')}")
+    report(f"wrote {folder / 'best.yaml'} and {folder.parent / 'agent' / (folder.name + '_best.yaml')}")
 
 
 if __name__ == "__main__":

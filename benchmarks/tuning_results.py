@@ -15,12 +15,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmarks.command_line import errors_in_one_line
-from benchmarks.settings import CONFIG_FOLDER
+from benchmarks.settings import CONFIG_FOLDER, with_values
 from pasta_gym.trajectories.files import write_text
 
 FOLDER = pathlib.Path("benchmarks/results/tuning")
@@ -98,7 +99,9 @@ def read_study(folder: pathlib.Path) -> Study:
         facts: Any = OmegaConf.to_container(OmegaConf.load(folder / BEST))
         with (folder / TRIALS).open(encoding="utf-8", newline="") as file:
             trials = tuple(_trial(row) for row in csv.DictReader(file))
-        named = {name: facts[name] for name in (*SHARED, "agent", "trials", "best_trial", "return", "values")}
+        named = {
+            name: facts[name] for name in (*SHARED, "agent", "trials", "best_trial", "return", "values", "overrides")
+        }
     except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{folder} holds no whole study ({type(error).__name__}: {error}); {again}") from error
     study = Study(folder, facts, trials)
@@ -182,9 +185,8 @@ def keep(
         The files that changed.
 
     Raises:
-        ValueError: If a study is broken or had another budget than the others, here or in ``out``; if a tuned agent
-            does not have the settings of its best trial; or if a file would change without ``overwrite``. Nothing is
-            written then.
+        ValueError: If a study is broken or had another budget than the others, here or in ``out``; or if a file would
+            change without ``overwrite``. Nothing is written then.
     """
     wanted: dict[pathlib.Path, str] = {}
     studies = read_studies(place)
@@ -193,7 +195,7 @@ def keep(
         own = results / study.agent
         for name in (TRIALS, BEST):
             wanted[own / name] = (study.folder / name).read_text(encoding="utf-8")
-        wanted[agents / f"{study.agent}_tuned.yaml"] = _configuration(study, place, own)
+        wanted[agents / f"{study.agent}_tuned.yaml"] = _configuration(study, own)
     new = {study.agent for study in studies}
     kept = [read_study(path.parent) for path in sorted(results.glob(f"*/{BEST}")) if path.parent.name not in new]
     check_alike([*kept, *studies])
@@ -206,25 +208,13 @@ def keep(
     return list(changed)
 
 
-def _configuration(study: Study, place: pathlib.Path, results: pathlib.Path) -> str:
+def _configuration(study: Study, results: pathlib.Path) -> str:
     """Write a tuned agent's configuration, with a line that says where it comes from."""
-    path = place / "agent" / f"{study.agent}_tuned.yaml"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; call benchmarks.tune for {study.agent} again, which writes it")
-    text = path.read_text(encoding="utf-8")
-    config = OmegaConf.create(text)
-    assert isinstance(config, DictConfig)
-    expected = {**study.facts["values"], "agent.name": f"{study.agent}_tuned"}
-    for key, value in expected.items():
-        found = OmegaConf.select(config, key.removeprefix("agent."))
-        if found != value:
-            raise ValueError(
-                f"{path} must have {key} = {value!r}, as the best trial had, got {found!r}; call benchmarks.tune for "
-                f"{study.agent} again, which writes it"
-            )
-    body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = compose("run", list(study.facts["overrides"]))
+    tuned = with_values(config, {**study.facts["values"], "agent.name": f"{study.agent}_tuned"}).agent
     said = f"# The best of {len(study.trials)} trials on validation prompts (docs/tuning.md)"
-    return f"{said}: {(results / BEST).as_posix()}\n{body}"
+    return f"{said}: {(results / BEST).as_posix()}\n{OmegaConf.to_yaml(tuned, resolve=False)}"
 
 
 @errors_in_one_line()

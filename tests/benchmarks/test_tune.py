@@ -97,8 +97,8 @@ def test_a_study_begins_with_the_defaults_and_writes_its_best(study, tmp_path):
     assert best["return"] == max(returns) > returns[0] == best.return_of_defaults
     assert best.best_trial == 1 + int(np.argmax(returns))
     assert (best.split, best.trials, best.budget.n_trials) == ("validation", 6, 6)
-    tuned = OmegaConf.load(folder.parent / "agent" / "tunable_tuned.yaml")
-    assert tuned.name == "tunable_tuned"
+    tuned = OmegaConf.load(folder.parent / "agent" / "tunable_best.yaml")
+    assert tuned.name == "tunable_best"
     assert tuned.shift == best["values"]["agent.shift"] == study.played[best.best_trial - 1][0]["shift"]
     assert len(lines) == 6
     assert lines[0].startswith("tunable: trial 1 of 6: return -12.500 (best -12.500 in trial 1)")
