@@ -183,7 +183,7 @@ def test_the_command_says_what_it_wrote(configure, tmp_path, capsys):
     assert "holds all of" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("experiment", ["smoke", "regimes", "references", "ablation", "main_table"])
+@pytest.mark.parametrize("experiment", ["smoke", "regimes", "references", "ablation", "main_table", "tuned"])
 def test_shipped_shards_spare_a_sweep_their_runs(experiment, monkeypatch, tmp_path):
     """Those of ``transfer`` are left out: which agent they are of is known by its run directory alone."""
     from hydra import compose, initialize_config_dir
