@@ -61,12 +61,13 @@ class ReferenceAgent(abc.ABC):
         self.name = type(self).name if name is None else name
         self.n_samples = type(self).n_samples if n_samples is None else n_samples
         self.one_per_category = one_per_category
-        if "surrogate" not in world.image_generators:
+        try:
+            self._images = world.image_generator("surrogate")
+        except ValueError as error:
             raise ValueError(
-                f"agent {self.name!r} imagines pictures with a surrogate, and world {world.name!r} has "
-                f"{tuple(world.image_generators)} alone; play it in a mini world, or give the world a surrogate"
-            )
-        self._images = world.image_generator("surrogate")
+                f"agent {self.name!r} imagines pictures with a surrogate, and there is none ({error}); play it in a mini "
+                "world, or give the world a surrogate"
+            ) from error
         self._user_model = user_model
 
     def act(self, observations: dict[str, NDArray[Any]], seeds: UInt64Array) -> IntArray:
