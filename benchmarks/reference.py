@@ -65,8 +65,8 @@ class ReferenceAgent(abc.ABC):
             self._images = world.image_generator("surrogate")
         except ValueError as error:
             raise ValueError(
-                f"agent {self.name!r} imagines pictures with a surrogate, and there is none ({error}); play it in a mini "
-                "world, or give the world a surrogate"
+                f"agent {self.name!r} imagines pictures with a surrogate, and there is none ({error}); play it in a "
+                "mini world, or give the world a surrogate"
             ) from error
         self._user_model = user_model
 
