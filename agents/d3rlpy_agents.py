@@ -16,7 +16,7 @@ from agents.checkpoint import config_from_card, load_weights, read_checkpoint, w
 from agents.history import check_dataset
 from agents.observation_rows import LoggedRows, RowForm, Rows, Standard, check_row_form, checked_rows
 from agents.slate_actions import ScoreActions, SlateNumbers
-from agents.slate_selection import rounded
+from agents.slate_selection import rounded, value_unit
 from pasta_gym.settings import check_counts, check_positive
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -178,7 +178,7 @@ class D3RLPyAgent:
         with torch.no_grad():
             at = torch.from_numpy(standardised)
             values = torch.stack([q_function(at).q_value for q_function in algorithm.impl.q_function]).mean(dim=0)
-        return rounded(values.numpy(), 10 * self.config.reward_scale)
+        return rounded(values.numpy(), value_unit(self.config.reward_scale))
 
     def _slates(self, rows: Rows, categories: IntArray) -> IntArray:
         preferences = self.preferences(rows)

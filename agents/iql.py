@@ -27,7 +27,7 @@ from agents.history import Histories, LoggedHistories, StateEncoder, check_datas
 from agents.losses import IQLForm, bootstrapped_target, iql_loss
 from agents.mixture_fit import MixtureConfig
 from agents.networks import PromptNetwork, ValueNetwork, start_at, update_target
-from agents.slate_selection import rounded, slate_sampled_by_value, top_slate
+from agents.slate_selection import slate_by_value
 from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -274,11 +274,15 @@ class IQLAgent:
         values = self.prompt_values(observations)
         _, slate_size = check_observations(observations)
         categories = np.asarray(observations["categories"]) if self.config.one_per_category else None
-        unit = 10 * self.config.reward_scale
-        if self.config.selection == "greedy":
-            return top_slate(rounded(values, unit), categories, slate_size)
-        temperature = self.config.temperature
-        return slate_sampled_by_value(values, categories, slate_size, temperature=temperature, seeds=seeds, unit=unit)
+        return slate_by_value(
+            values,
+            categories,
+            slate_size,
+            selection=self.config.selection,
+            temperature=self.config.temperature,
+            reward_scale=self.config.reward_scale,
+            seeds=seeds,
+        )
 
     def save(self, folder: Path) -> None:
         """Write ``agent.safetensors`` and ``agent.json`` into ``folder``.

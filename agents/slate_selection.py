@@ -51,6 +51,11 @@ def check_slate_problem(scores: FloatArray, categories: IntArray | None, slate_s
         )
 
 
+def value_unit(reward_scale: float) -> float:
+    """Size of a large value of a learner whose rewards, utilities x 10, are multiplied by ``reward_scale``."""
+    return 10 * reward_scale
+
+
 def rounded(scores: FloatArray, unit: float = 1.0) -> FloatArray:
     """Round a network's outputs to five decimals of ``unit``, as float64.
 
@@ -59,7 +64,7 @@ def rounded(scores: FloatArray, unit: float = 1.0) -> FloatArray:
 
     Args:
         scores: Any shape.
-        unit: Size of a typical output, above 0: of values, 10 times the scale of the rewards they are learned from.
+        unit: Size of a typical output, above 0: of values, their :func:`value_unit`.
     """
     return np.round(np.asarray(scores, dtype=np.float64) / unit, 5) * unit
 
@@ -150,6 +155,39 @@ def slate_sampled_by_value(
     spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-12 * unit)
     noise = seeding.gumbels(seeding.mix(np.asarray(seeds)[:, None], np.arange(scores.shape[1])))
     return sampled_slate(scores / spread, categories, slate_size, temperature=temperature, gumbel_noise=noise)
+
+
+def slate_by_value(
+    values: FloatArray,
+    categories: IntArray | None,
+    slate_size: int,
+    *,
+    selection: str,
+    temperature: float,
+    reward_scale: float,
+    seeds: UInt64Array,
+) -> IntArray:
+    """Choose slates by the values of prompts: the best of them, or a draw.
+
+    Args:
+        values: ``(batch, n_candidates)``.
+        categories: ``(batch, n_candidates)`` labels, or ``None``.
+        slate_size: Number of candidates to show.
+        selection: ``greedy`` or ``sample``.
+        temperature: Of a draw; see :func:`slate_sampled_by_value`.
+        reward_scale: Of the learner; see :func:`value_unit`.
+        seeds: ``(batch,)`` key of each draw.
+
+    Returns:
+        ``(batch, slate_size)`` indices, best or first drawn first.
+
+    Raises:
+        ValueError: As for :func:`sampled_slate`.
+    """
+    unit = value_unit(reward_scale)
+    if selection == "greedy":
+        return top_slate(rounded(values, unit), categories, slate_size)
+    return slate_sampled_by_value(values, categories, slate_size, temperature=temperature, seeds=seeds, unit=unit)
 
 
 def choice_weighted_value(slates: IntArray, item_values: FloatArray, choice_logits: FloatArray) -> FloatArray:

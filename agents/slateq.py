@@ -31,7 +31,7 @@ from agents.mixture_fit import MixtureConfig, logged_rewards
 from agents.mixture_slate import mixture_slate
 from agents.networks import start_at, update_target
 from agents.prompt_taste import TasteConfig, fit_prompt_taste
-from agents.slate_selection import coordinate_slate, exact_choice_slate, rounded, topk_choice_slate
+from agents.slate_selection import coordinate_slate, exact_choice_slate, rounded, topk_choice_slate, value_unit
 from agents.slateq_network import ItemScores, MixtureSlateQNetwork, SlateQNetwork
 from pasta_gym.settings import check_counts, check_not_negative, check_positive, part_of
 from pasta_gym.trajectories import TrajectoryDataset
@@ -290,7 +290,7 @@ class SlateQAgent:
         return slateq_component_values(values, logits)
 
     def _best_slates(self, scores: ItemScores, categories: IntArray, slate_size: int) -> IntArray:
-        units = (10 * self.config.reward_scale, 1.0, 1.0)
+        units = (value_unit(self.config.reward_scale), 1.0, 1.0)
         values, logits, weights = (rounded(part.numpy(), unit) for part, unit in zip(scores, units, strict=True))
         labels = categories if self.config.one_per_category else None
         if self.config.slate_value == "mixture":

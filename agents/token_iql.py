@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agents import Log, Observations, check_observations
 from agents.checkpoint import TENSOR_FILE, config_from_card, read_checkpoint, write_checkpoint
 from agents.losses import bootstrapped_target
-from agents.slate_selection import rounded, slate_sampled_by_value, top_slate
+from agents.slate_selection import slate_by_value
 from agents.token_config import TokenIQLConfig
 from agents.token_data import LoggedTexts, TurnBatch
 from agents.token_loading import (
@@ -190,11 +190,15 @@ class TokenIQLAgent:
         values = self.prompt_values(observations)
         _, slate_size = check_observations(observations)
         categories = np.asarray(observations["categories"]) if self.config.one_per_category else None
-        unit = 10 * self.config.reward_scale
-        if self.config.selection == "greedy":
-            return top_slate(rounded(values, unit), categories, slate_size)
-        temperature = self.config.temperature
-        return slate_sampled_by_value(values, categories, slate_size, temperature=temperature, seeds=seeds, unit=unit)
+        return slate_by_value(
+            values,
+            categories,
+            slate_size,
+            selection=self.config.selection,
+            temperature=self.config.temperature,
+            reward_scale=self.config.reward_scale,
+            seeds=seeds,
+        )
 
     def save(self, folder: Path) -> None:
         """Write the agent into ``folder``: the trained weights and, unless they are adapters, the model's description.

@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 from agents import Agent
 from agents.token_texts import TextRecord
 from pasta_gym import seeding
+from pasta_gym.settings import check_whole
 from pasta_gym.trajectories.environment import SEED_STRIDE, first_environment_seed
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 REWARD_SCALE = 10.0
 """Rewards are utilities times this (table F.1 of the paper)."""
 _DECISION = 0xDEC151  # salt of the agents' own keys
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,9 @@ class EvaluationConfig:
     batch_size: int = 250
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.n_episodes) or not 1 <= self.n_episodes <= SEED_STRIDE:
-            raise ValueError(f"n_episodes must be a whole number in 1..{SEED_STRIDE}, got {self.n_episodes!r}")
-        for name, least in (("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < least:
-                raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
+        check_whole(self, "n_episodes", 1, SEED_STRIDE)
+        check_whole(self, "batch_size", 1)
+        check_whole(self, "seed", 0)
 
 
 @dataclass(frozen=True)

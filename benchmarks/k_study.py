@@ -69,14 +69,8 @@ class StudyConfig:
     def em_config(self, n_types: int, seed: int) -> EMConfig:
         """Return the fit's configuration: one start, which the sorting has chosen among several."""
         starts = max(1, min(self.sorting_starts, _SORTED_AT_ONCE // n_types))
-        return EMConfig(
-            n_types=n_types,
-            steps=self.steps,
-            restarts=1,
-            trial_steps=min(EMConfig.trial_steps, self.steps),
-            sorted_steps=min(EMConfig.sorted_steps, self.steps),
-            sorting=SortingConfig(starts=starts),
-            seed=seed,
+        return EMConfig.of_steps(
+            self.steps, n_types=n_types, restarts=1, sorting=SortingConfig(starts=starts), seed=seed
         )
 
 

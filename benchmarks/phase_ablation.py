@@ -130,11 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     config = AblationConfig(
-        EMConfig(
-            steps=options.steps,
-            trial_steps=min(EMConfig.trial_steps, options.steps),
-            sorted_steps=min(EMConfig.sorted_steps, options.steps),
-        ),
+        EMConfig.of_steps(options.steps),
         SequentialConfig(steps=options.session_steps),
     )
     raters = load_raters(options.data)

@@ -215,7 +215,7 @@ def config_hash(resolved: dict[str, Any]) -> str:
     }
     content["env"] = provenance.by_content(content["env"])
     content["evaluation"] = dict(resolved["evaluation"])
-    if _is_alone(resolved["agent"]) or content["evaluation"].get("batch_size") == EvaluationConfig.batch_size:
+    if content["evaluation"].get("batch_size") == EvaluationConfig.batch_size or _is_alone(resolved["agent"]):
         content["evaluation"].pop("batch_size", None)
     content["data"] = {k: v for k, v in resolved["data"].items() if k != "shard_size"}
     if resolved["checkpoint"] is not None:

@@ -30,7 +30,6 @@ from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.em import root_mean_square
-from pasta_gym.user_model.features import shown_to
 from pasta_gym.user_model.fit_world import labels_folder
 from pasta_gym.user_model.network import ScoreModel
 from pasta_gym.user_model.predictors import ModelPredictor
@@ -122,7 +121,7 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
     """Fit a user model's heads to known utilities of the training raters' pictures, by least squares.
 
     Args:
-        data: Embeddings and sessions; every picture belongs to a session.
+        data: Embeddings and sessions.
         wanted: The utilities.
         config: How to fit.
 
@@ -131,12 +130,10 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
     """
     config = config or HeadsConfig()
     generator, rng = torch.Generator().manual_seed(config.seed), np.random.default_rng([_SEED, config.seed])
-    prompts = prompts_of_images(data)
-    images = shown_to(data, data.raters_of("train")).images
-    images = images[prompts[images] >= 0]
+    images, prompts = pictures_of(data, "train")
     model = ScoreModel(
         data.image_embeddings.shape[1],
-        wanted(prompts[images[:1]], images[:1, None]).shape[1],
+        wanted(prompts[:1], images[:1, None]).shape[1],
         image_scale=root_mean_square(torch.from_numpy(np.asarray(data.image_embeddings, dtype=np.float32))),
         text_scale=root_mean_square(torch.from_numpy(np.asarray(data.prompt_embeddings, dtype=np.float32))),
         noise=0.05,
@@ -146,9 +143,9 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
     for _ in tqdm(range(config.steps), desc="heads", mininterval=1):
-        some = rng.choice(images, min(config.batch_images, len(images)), replace=False)
-        aims = torch.from_numpy(wanted(prompts[some], some[:, None])[:, :, 0]).float()
-        loss = (_scores(model, data, prompts[some], some) - aims).square().mean()
+        some = rng.choice(len(images), min(config.batch_images, len(images)), replace=False)
+        aims = torch.from_numpy(wanted(prompts[some], images[some, None])[:, :, 0]).float()
+        loss = (_scores(model, data, prompts[some], images[some]) - aims).square().mean()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
@@ -156,12 +153,12 @@ def fit_heads(data: PreferenceData, wanted: ImageUtilities, config: HeadsConfig 
     return model.eval()
 
 
-def prompts_of_images(data: PreferenceData) -> IntArray:
-    """Initial prompt of each image that was shown in a session, -1 for others: ``(I,)``."""
-    prompts = np.full(len(data.image_embeddings), -1, dtype=np.int64)
-    images = data.session_images.reshape(len(data.session_images), -1)
-    prompts[images] = data.session_prompts[:, None]
-    return prompts
+def pictures_of(data: PreferenceData, split: str) -> tuple[IntArray, IntArray]:
+    """Collect the pictures in the slates of a split's raters, and the initial prompt of each: ``(n,)`` both."""
+    sessions = np.isin(data.session_raters, data.raters_of(split))
+    shown = data.session_images[sessions].reshape(int(sessions.sum()), -1)
+    images, first = np.unique(shown, return_index=True)
+    return images, np.repeat(data.session_prompts[sessions], shown.shape[1])[first]
 
 
 def head_utilities(model: ScoreModel, data: PreferenceData) -> ImageUtilities:
@@ -189,10 +186,8 @@ def _scores(model: ScoreModel, data: PreferenceData, prompts: IntArray, images: 
 
 def explained(wanted: ImageUtilities, found: ImageUtilities, data: PreferenceData, split: str = "test") -> float:
     """Share of the variance of utilities that is explained on a split's pictures, the mean over types: at most 1."""
-    prompts = prompts_of_images(data)
-    images = shown_to(data, data.raters_of(split)).images
-    images = images[prompts[images] >= 0]
-    aims, guesses = (f(prompts[images], images[:, None])[:, :, 0] for f in (wanted, found))
+    images, prompts = pictures_of(data, split)
+    aims, guesses = (f(prompts, images[:, None])[:, :, 0] for f in (wanted, found))
     return float((1.0 - np.square(guesses - aims).mean(axis=0) / aims.var(axis=0)).mean())
 
 

@@ -30,6 +30,25 @@ def check_counts(config: Any, *names: str, least: int = 1, note: str = "") -> No
             raise ValueError(f"{name} must be at least {least}, got {value}" + (f"; {note}" if note else ""))
 
 
+def check_whole(config: Any, name: str, least: int, most: int | None = None) -> None:
+    """Check a setting that is a whole number in a range.
+
+    Args:
+        config: Whose attribute it is.
+        name: Which.
+        least: Smallest that works.
+        most: Largest that works; None is no bound.
+
+    Raises:
+        ValueError: If it is no integer or out of range.
+    """
+    value = getattr(config, name)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        accepted = f"of {least} or more" if most is None else f"in {least}..{most}"
+        raise ValueError(f"{name} must be a whole number {accepted}, got {value!r}")
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Check settings that are finite numbers above 0.
 

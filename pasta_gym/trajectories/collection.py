@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata as package_metadata
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 
 from pasta_gym import seeding
 from pasta_gym.mini.training_data import cache_directory
+from pasta_gym.settings import check_whole
 from pasta_gym.trajectories import provenance, random_policy, storage, untrained_policy
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.environment import SEED_STRIDE, EnvironmentConfig, first_environment_seed
@@ -50,12 +50,9 @@ class CollectionConfig:
     shard_size: int = 500
 
     def __post_init__(self) -> None:
-        for name, least, most in (("n_episodes", 1, SEED_STRIDE), ("shard_size", 1, None), ("seed", 0, None)):
-            value = getattr(self, name)
-            whole = isinstance(value, Integral) and not isinstance(value, bool)
-            if not whole or value < least or (most is not None and value > most):
-                accepted = f"in {least}..{most}" if most else f"of {least} or more"
-                raise ValueError(f"{name} must be a whole number {accepted}, got {value!r}")
+        check_whole(self, "n_episodes", 1, SEED_STRIDE)
+        check_whole(self, "shard_size", 1)
+        check_whole(self, "seed", 0)
         if self.policy not in POLICIES:
             raise ValueError(f"policy must be one of {tuple(POLICIES)}, got {self.policy!r}")
         if self.environment.reward not in REWARDS:

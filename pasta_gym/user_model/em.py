@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -88,6 +89,12 @@ class EMConfig:
             raise ValueError(f"trial_steps must be at most steps ({self.steps}), got {self.trial_steps}")
         if not 0 <= self.prior_memory < 1:
             raise ValueError(f"prior_memory must be in [0, 1), got {self.prior_memory}; 0 keeps the last batch alone")
+
+    @classmethod
+    def of_steps(cls, steps: int, **settings: Any) -> EMConfig:
+        """Return a fit of so many steps, with the defaults' trial and sorting, which are no longer than the fit."""
+        trial_steps, sorted_steps = min(cls.trial_steps, steps), min(cls.sorted_steps, steps)
+        return cls(steps=steps, trial_steps=trial_steps, sorted_steps=sorted_steps, **settings)
 
 
 def rating_log_likelihood(scores: torch.Tensor, ratings: torch.Tensor, deviation: float) -> torch.Tensor:

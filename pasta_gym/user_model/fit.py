@@ -205,8 +205,7 @@ def fit_folder(
     data = load_preferences(labels)
     source = json.loads((labels / "metadata.json").read_text())
     began = time.monotonic()
-    trial_steps, sorted_steps = min(steps, EMConfig.trial_steps), min(steps, EMConfig.sorted_steps)
-    config = EMConfig(n_types=n_types, steps=steps, trial_steps=trial_steps, sorted_steps=sorted_steps, seed=seed)
+    config = EMConfig.of_steps(steps, n_types=n_types, seed=seed)
     model = fit_user_model(data, config, progress=True)
     model.metadata["data"] = {"world_seed": source.get("world_seed"), "counts": source.get("counts")}
     encoder = source.get("encoder_sha256")

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
 from pasta_gym.envs.assembly import PastaConfig
 
@@ -29,3 +30,23 @@ def config_inside(env: gymnasium.Env[Any, Any], wrapper: str) -> PastaConfig:
             f"those that flatten: FlatObservation({wrapper}(env))"
         )
     return config
+
+
+def batches_inside(env: VectorEnv[Any, Any, Any], name: str) -> Any:
+    """An attribute of PASTA's own vector environment inside.
+
+    Args:
+        env: What is wrapped.
+        name: Which attribute.
+
+    Raises:
+        ValueError: If the vector is another one.
+    """
+    found = getattr(env.unwrapped, name, None)
+    if found is None:
+        raise ValueError(
+            f"{type(env.unwrapped).__name__} has no {name}: this wrapper takes PASTA's own vector environment, "
+            'gym.make_vec(..., vectorization_mode="vector_entry_point"); for another one wrap each environment, as '
+            "gym.make_vec(..., wrappers=[BelievedUserType]) does"
+        )
+    return found

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
 
 from pasta_gym.types import FloatArray, UserModelProtocol
+from pasta_gym.wrappers.inside import batches_inside
 
 Observation = dict[str, Any]
 
@@ -22,18 +23,6 @@ def believed(user_model: UserModelProtocol, observations: Observation) -> FloatA
         observations["initial_prompt"], observations["slate_images"], observations["choices"]
     )
     return np.asarray(posterior, dtype=np.float32)
-
-
-def _inside(env: Any, name: str) -> Any:
-    """An attribute of the environment of whole batches."""
-    found = getattr(env.unwrapped, name, None)
-    if found is None:
-        raise ValueError(
-            f"{type(env.unwrapped).__name__} has no {name}: this wrapper takes PASTA's own vector environment, "
-            'gym.make_vec(..., vectorization_mode="vector_entry_point"); for another one wrap each environment, as '
-            "gym.make_vec(..., wrappers=[BelievedUserType]) does"
-        )
-    return found
 
 
 def _with(space: spaces.Space[Any], name: str, added: spaces.Space[Any]) -> spaces.Dict:
@@ -86,7 +75,7 @@ class VectorBelievedUserType(VectorObservationWrapper):
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        self._user_model: UserModelProtocol = _inside(env, "user_model")
+        self._user_model: UserModelProtocol = batches_inside(env, "user_model")
         belief = spaces.Box(0.0, 1.0, (self._user_model.n_types,), np.float32)
         self.single_observation_space = _with(env.single_observation_space, "belief", belief)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
@@ -132,7 +121,7 @@ class VectorRevealedUserType(VectorObservationWrapper):
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        n_types = _inside(env, "user_model").n_types
+        n_types = batches_inside(env, "user_model").n_types
         self.single_observation_space = _with(env.single_observation_space, "user_type", spaces.Discrete(n_types))
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 

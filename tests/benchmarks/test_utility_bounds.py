@@ -6,6 +6,7 @@ from benchmarks.rater_scores import Scored, load_raters
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_data import load_truth, pool_of_labels
 from pasta_gym.user_model import fit
+from pasta_gym.user_model.data import SPLITS
 from pasta_gym.user_model.predictors import Predictor
 from tests.benchmarks.mini_labels import label_small_world
 
@@ -76,7 +77,10 @@ def test_heads_learn_utilities_from_embeddings_that_show_them(labels, planted):
         return of_images(prompts, np.random.default_rng(1).permutation(len(data.image_embeddings))[images])
 
     assert share(long, of_others) < 0.1
-    assert (command.prompts_of_images(data)[rows] == data.session_prompts[0]).all()
+    split = next(name for name in SPLITS if data.session_raters[0] in data.raters_of(name))
+    pictures, prompts = command.pictures_of(data, split)
+    assert (prompts[np.isin(pictures, rows)] == data.session_prompts[0]).all()
+    assert np.isin(rows, pictures).all()
 
 
 def test_every_predictor_meets_the_same_labels(labels):
