@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable
@@ -31,8 +32,9 @@ class DiffusionImages:
     Every picture has a ``torch.Generator`` of its own on the CPU, seeded by its key: its first latents and the noise
     that a scheduler adds on the way come from there. So what it shows does not depend on the batch it was painted in
     (up to rounding: a GPU may add in another order in another batch), nor on the device. Stable Diffusion, SDXL,
-    Stable Diffusion 3 and Flux get prompts encoded once for each distinct prompt of a call. Others get the texts, and
-    batches of one prompt each, as many pad a batch's prompts to the longest.
+    Stable Diffusion 3, Flux, Flux 2 and Qwen-Image get prompts encoded once for each distinct prompt of a call. Others
+    get the texts, and batches of one prompt each, as many pad a batch's prompts to the longest. GLM-Image is given one
+    picture at a time, and its language model draws a layout on the device, so another kind of device paints another.
 
     Args:
         pipeline: A diffusers text-to-image pipeline, on its device.
@@ -124,6 +126,7 @@ class DiffusionImages:
             "width": self.width,
             "dtype": str(getattr(self.pipeline, "dtype", "unknown")).removeprefix("torch."),
             "max_sequence_length": self.max_sequence_length,
+            **({"drawn_on": self.pipeline._execution_device.type} if self._conditions.seeds_torch else {}),
         }
 
     def generate(self, prompts: IntArray, keys: UInt64Array) -> Images:
@@ -191,7 +194,7 @@ class DiffusionImages:
         longest = max((stretch.stop - stretch.start for stretch in alone), default=self.batch_size)
         for stretch in alone or [slice(0, n_images)]:
             work = functools.partial(paint, stretch)
-            size = min(self.batch_size, longest)
+            size = 1 if self._conditions.seeds_torch else min(self.batch_size, longest)
             fitting = work_in_batches(stretch.stop - stretch.start, size, work, fill=self.fill_batches)
             if fitting < size:
                 self.batch_size = fitting
@@ -223,7 +226,8 @@ class DiffusionImages:
             rows, seeds = rows[copies], [seeds[i] for i in copies]
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         before = _global_states()
-        with self._recovery.watching():
+        lent = _lent_generators() if self._conditions.seeds_torch else contextlib.nullcontext()
+        with self._recovery.watching(), lent:
             output = self.pipeline(
                 **self._conditions.select(rows, texts, encoded),
                 height=self.height,
@@ -251,6 +255,13 @@ def _stretches(rows: IntArray) -> list[slice]:
     """Cut rows ``(n,)`` where they change."""
     cuts = np.flatnonzero(np.diff(rows)) + 1
     return [slice(a, b) for a, b in itertools.pairwise([0, *cuts.tolist(), len(rows)])]
+
+
+def _lent_generators() -> contextlib.AbstractContextManager[None]:
+    """Give torch's global generators back as they were."""
+    import torch
+
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 def _global_states() -> list[torch.Tensor]:

@@ -18,12 +18,15 @@ from pasta_gym.torchvision_ops import ensure_importable
 INDEX = "model_index.json"
 _SHOWN = 5  # missing files in a message
 # The configuration of a part, by a word of its class's name; any other class has weights and a ``config.json``.
+# One of the files is enough: recent versions of transformers write another for what handles both words and pictures.
 _LIGHT_PARTS = {
-    "Tokenizer": "tokenizer_config.json",
-    "Scheduler": "scheduler_config.json",
-    "Processor": "preprocessor_config.json",
-    "Extractor": "preprocessor_config.json",
+    "Tokenizer": ("tokenizer_config.json",),
+    "Scheduler": ("scheduler_config.json",),
+    "Processor": ("preprocessor_config.json", "processor_config.json"),
+    "Extractor": ("preprocessor_config.json",),
 }
+# They also take pictures, and paint from text without.
+_IMAGE_OPTIONAL = frozenset({"Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinKVPipeline", "GlmImagePipeline"})
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ def find_pipeline(config: DiffusionModelConfig) -> PipelineFiles:
     missing: list[str] = []
     weights: list[pathlib.Path] = []
     for name, class_name in parts.items():
-        light = next((file for word, file in _LIGHT_PARTS.items() if word in class_name), None)
-        expected = [folder / name / (light or "config.json")]
+        light = next((files for word, files in _LIGHT_PARTS.items() if word in class_name), None)
+        named = [folder / name / file for file in light or ("config.json",)]
+        expected = [next((path for path in named if path.is_file()), named[0])]
         if light is None:
             own = _weights(folder / name, config.variant)
             weights += own
@@ -112,14 +116,25 @@ def load_pipeline(config: DiffusionModelConfig) -> Any:
             f"the pipeline in {files.folder} cannot be loaded ({str(error).strip().splitlines()[0][:300]}); fetch it "
             "again, or install what it names"
         ) from error
-    accepted = inspect.signature(type(pipeline).__call__).parameters
-    if "prompt" not in accepted or "generator" not in accepted or "image" in accepted:
-        raise ValueError(f"{type(pipeline).__name__} does not paint from text alone; choose a text-to-image pipeline")
+    if not paints_from_text(type(pipeline)):
+        raise ValueError(
+            f"{type(pipeline).__name__} is not known to paint from text alone; choose a text-to-image pipeline"
+        )
     if config.scheduler is not None:
         pipeline.scheduler = _scheduler(config.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     _place(pipeline, config, device)
     return pipeline
+
+
+def paints_from_text(kind: type) -> bool:
+    """Whether a class of pipelines needs nothing but a prompt.
+
+    A default of None does not tell: pipelines for image-to-image and inpainting have it too, and fail without a picture.
+    So those that take a picture are told by their names.
+    """
+    accepted = inspect.signature(kind.__call__).parameters
+    return {"prompt", "generator"} <= accepted.keys() and ("image" not in accepted or kind.__name__ in _IMAGE_OPTIONAL)
 
 
 def channels_last(pipeline: Any) -> None:
@@ -160,7 +175,7 @@ def model_identity(config: DiffusionModelConfig) -> dict[str, Any]:
         return {"model": config.model, "revision": files.revision, **same}
     digest = hashlib.sha256()
     # A sentencepiece vocabulary, as T5's, ends in .model.
-    told = (path for ending in ("json", "txt", "model") for path in files.folder.rglob(f"*.{ending}"))
+    told = (path for ending in ("json", "txt", "model", "jinja") for path in files.folder.rglob(f"*.{ending}"))
     for path in sorted([*files.weights, *told]):
         digest.update(path.relative_to(files.folder).as_posix().encode())
         with path.open("rb") as file:
@@ -207,7 +222,8 @@ def _patterns(config: DiffusionModelConfig) -> tuple[list[str], list[str]]:
     """Which files of a repository to take and which to leave: one format of the weights, and no single-file copy."""
     variant = config.variant
     weights = f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors"
-    include = [INDEX, "*/*.json", "*/*.txt", "*/*.model", weights]
+    # Chat templates, of the language models that read prompts for newer families, are files of their own.
+    include = [INDEX, "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja", weights]
     return include, ["*.fp16.*", "*.non_ema.*", "*/openvino*", "*/*.onnx*"] if not variant else ["*/openvino*"]
 
 

@@ -23,19 +23,20 @@ def quiet():
     yield
 
 
-def tiny_vae(scaling_factor, shift_factor=None):
+def tiny_vae(scaling_factor, shift_factor=None, n_levels=2, **changes):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * n_levels,
+        up_block_types=("UpDecoderBlock2D",) * n_levels,
+        block_out_channels=(8,) * n_levels,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=2,
         sample_size=32,
         scaling_factor=scaling_factor,
         shift_factor=shift_factor,
+        **changes,
     )
 
 
