@@ -118,7 +118,8 @@ def load_pipeline(config: DiffusionModelConfig) -> Any:
         ) from error
     if not paints_from_text(type(pipeline)):
         raise ValueError(
-            f"{type(pipeline).__name__} is not known to paint from text alone; choose a text-to-image pipeline"
+            f"{type(pipeline).__name__} needs a picture, or paints without one in a way unknown here; choose a "
+            "text-to-image pipeline"
         )
     if config.scheduler is not None:
         pipeline.scheduler = _scheduler(config.scheduler, pipeline.scheduler)
@@ -130,8 +131,8 @@ def load_pipeline(config: DiffusionModelConfig) -> Any:
 def paints_from_text(kind: type) -> bool:
     """Whether a class of pipelines needs nothing but a prompt.
 
-    A default of None does not tell: pipelines for image-to-image and inpainting have it too, and fail without a picture.
-    So those that take a picture are told by their names.
+    A default of None does not tell: pipelines for image-to-image and inpainting have it too, and fail without a
+    picture. So those that take a picture are told by their names.
     """
     accepted = inspect.signature(kind.__call__).parameters
     return {"prompt", "generator"} <= accepted.keys() and ("image" not in accepted or kind.__name__ in _IMAGE_OPTIONAL)

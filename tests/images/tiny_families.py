@@ -162,7 +162,7 @@ def _klein_parts():
 
 
 def _flux2_parts(*, guided):
-    from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel, FlowMatchEulerDiscreteScheduler
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
     transformer = Flux2Transformer2DModel(
         in_channels=16,
@@ -191,8 +191,12 @@ def _flux2_parts(*, guided):
 
 def _qwen_image():
     """It pads prompts to the longest of a batch, and says where in a mask."""
-    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
-    from diffusers import QwenImagePipeline
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     tokenizer = build_tokenizer()
@@ -245,7 +249,7 @@ def _glm_image():
     text = {**_TEXT, **_TOKENS, "vocab_size": len(tokenizer), "num_key_value_heads": 1, "rope_parameters": rope}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "image_size": 32}
     config = transformers.GlmImageConfig(
-        text_config={**text, "vision_vocab_size": 66, "eos_token_id": None},
+        text_config={**text, "num_hidden_layers": 1, "vision_vocab_size": 66, "eos_token_id": None},
         vision_config=vision,
         vq_config={"embed_dim": 16, "latent_channels": 16, "num_embeddings": 64},
         image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
@@ -265,6 +269,8 @@ def _glm_image():
         condition_dim=8,
         prior_vq_quantizer_codebook_size=66,
     )
+    # What a prompt has in quotes is read letter by letter.
+    listen_to_prompts([transformer.glyph_projector.net[2], transformer.transformer_blocks[0].attn1.to_out[0]], 30)
     return GlmImagePipeline(
         tokenizer=glyphs,
         processor=processor,

@@ -6,9 +6,26 @@ import pathlib
 import numpy as np
 
 from pasta_gym.images import DiffusionModelConfig
+from pasta_gym.mini import grammar
 from pasta_gym.mini.tokenizer import END_ID, START_ID, build_tokenizer
 from pasta_gym.mini.weights import weights_directory
+from pasta_gym.seeding import mix
 from pasta_gym.torchvision_ops import ensure_importable
+from pasta_gym.worlds import GrammarPromptBook
+
+PROMPTS = grammar.initial_prompt_ids("train")[:3]
+
+
+def mean_color(pixels):
+    return pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32)
+
+
+class WordyPrompts(GrammarPromptBook):
+    """Prompts of one, four and seven sentences: of other lengths in tokens, however they are padded."""
+
+    def texts(self, ids):
+        n = {int(id_): 3 * i + 1 for i, id_ in enumerate(PROMPTS)}
+        return [" ".join([text] * n[int(id_)]) for id_, text in zip(ids, super().texts(ids), strict=True)]
 
 
 @contextlib.contextmanager
@@ -139,6 +156,28 @@ def write_tiny_stable_diffusion(folder):
 def distances(pictures, others):
     """Mean absolute difference of each pair of pictures, in levels of 256."""
     return np.abs(pictures.astype(float) - others).mean(axis=(-3, -2, -1))
+
+
+def require_own_pictures(painter, prompts):
+    """Require that a picture depends on its own prompt and key alone, for three prompts."""
+    keys = mix(np.arange(3)[:, None], np.arange(2))
+    painter.batch_size = 4
+    whole = painter.generate(prompts, keys).pixels
+    size = painter.height
+    assert whole.shape == (3, 2, size, size, 3)
+    painter.batch_size = 1
+    alone = painter.generate(prompts[1:2], keys[1:2]).pixels[0]
+    painter.batch_size = 2  # texts are encoded two by two as well
+    again = painter.generate(prompts[::-1], keys[::-1]).pixels[::-1]
+    painter.batch_size = 1
+    other_key = painter.generate(prompts[1:2], keys[:1]).pixels[0]
+    other_prompts = [painter.generate(prompts[[i]], keys[1:2]).pixels[0] for i in (0, 2)]
+    assert distances(other_key, alone).min() > 1
+    unlike = min(distances(pictures, alone).min() for pictures in other_prompts)
+    assert unlike > 0.5
+    # Another batch adds in another order, which a few steps with random weights blow up, but to no other prompt.
+    assert distances(alone, whole[1]).max() < 0.3 * unlike
+    assert distances(again, whole).max() < 0.3 * unlike
 
 
 def sdxl_config(**changes):
