@@ -8,13 +8,13 @@ tells titles from prompts, a list is taken in the order that was asked for.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines, without_thoughts
+from pasta_gym.candidates.llm_values import read_value
 from pasta_gym.candidates.llm_words import count_words, cut_at_clause
 
 MAX_CHARACTERS = 100_000
@@ -260,29 +260,28 @@ def _ungrouped(reading: _Reading, lines: Sequence[Line], n_categories: int, n_pe
     return [("", items[i : i + n_per_category]) for i in starts]
 
 
-# JSON
+# JSON, and what is meant to be
 
 
 def _json(text: str) -> _Reading:
-    """Read the first JSON value that holds prompts, wherever it stands, and those that follow it at once."""
-    decoder = json.JSONDecoder()
+    """Read the first value that holds prompts, wherever it stands, and those that follow it at once."""
     start = -1
     for _ in range(20):
         start = min((i for i in (text.find("{", start + 1), text.find("[", start + 1)) if i >= 0), default=-1)
         if start < 0:
             return []
         try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
+            value, end = read_value(text, start)
+        except ValueError:
             continue
         reading = _from_json(value)
         if reading:
-            others = _json_values(text, end, decoder)
+            others = _json_values(text, end)
             return _from_json([value, *others]) if others else reading
     return []
 
 
-def _json_values(text: str, begin: int, decoder: json.JSONDecoder) -> list[Any]:
+def _json_values(text: str, begin: int) -> list[Any]:
     """Read the values that follow one another as in JSON Lines, with nothing but commas or fences between."""
     values: list[Any] = []
     while len(values) < _MAX_ITEMS:
@@ -290,8 +289,8 @@ def _json_values(text: str, begin: int, decoder: json.JSONDecoder) -> list[Any]:
         if not text.startswith(("{", "["), begin):
             break
         try:
-            value, begin = decoder.raw_decode(text, begin)
-        except (ValueError, RecursionError):
+            value, begin = read_value(text, begin)
+        except ValueError:
             break
         values.append(value)
     return values

@@ -33,6 +33,21 @@ def _json_lines(grid):
     return "\n".join(json.dumps({"category": t, "prompts": ps}) for t, ps in grid)
 
 
+def _python(grid, between=", ", last=","):
+    """A dictionary as a model writes it: single quotes whatever is in the strings, commas after the last items."""
+    lists = (f"'{t}': [{between.join(_quoted(p) for p in ps)}{last}]" for t, ps in grid)
+    return "{" + between.join(lists) + last + "}"
+
+
+def _quoted(text):
+    return "'" + text.replace("\\", "\\\\") + "'"
+
+
+def _commas(written):
+    """Put commas before closing brackets of JSON whose strings have none."""
+    return written.replace("]", ",]").replace("}", ",}")
+
+
 LAYOUTS = {
     ASKED: _lists(lambda k, t: f"* {t}", lambda j, p: f"- {p}"),
     "angle titles": _lists(lambda k, t: f"* <{t}>", lambda j, p: f"- {p}"),
@@ -88,6 +103,16 @@ LAYOUTS = {
     "JSON lines with commas": lambda grid: _json_lines(grid).replace("}\n{", "},\n{"),
     "fenced JSON lines": _fenced(_json_lines, "jsonl"),
     "objects in fences": lambda grid: "\n".join(_fenced(_json_lines, "json")([row]) for row in grid),
+    "Python": _python,
+    "Python without last commas": lambda grid: "Sure: " + _python(grid, last="") + " Enjoy!",
+    "Python on lines": _fenced(lambda grid: "categories = " + _python(grid, ",\n    "), "python"),
+    "Python's own": lambda grid: repr(dict(grid)),
+    "Python's tuples": lambda grid: repr([{"title": t, "prompts": tuple(ps)} for t, ps in grid]),
+    "Python's lines": lambda grid: "\n".join(repr({"category": t, "prompts": ps}) for t, ps in grid),
+    "object with last commas": lambda grid: _commas(_as_object(grid)),
+    "object on a line with last commas": lambda grid: _commas(json.dumps(dict(grid))),
+    "records with last commas": lambda grid: _commas(_as_records(grid)),
+    "JavaScript": lambda grid: "[" + ", ".join(f"{{title: '{t}', prompts: {ps!r}}}" for t, ps in grid) + "]",
     "rows": lambda grid: json.dumps([{"category": t, "prompt": p} for t, ps in grid for p in ps]),
     "JSON lines of prompts": lambda grid: "\n".join(
         json.dumps({"category": t, "prompt": p}) for t, ps in grid for p in ps

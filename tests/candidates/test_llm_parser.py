@@ -272,7 +272,25 @@ MARKS = [
     ",",
     "|",
 ]
-MARKS += ["a fox", "fog", "狐狸", "<think>", "</think>", "[/THINK]", "\u2028", "\ud83d", "\\"]
+MARKS += [
+    "'",
+    "', '",
+    "['",
+    "',]",
+    "(",
+    "),",
+    "{a: ",
+    "\\u12",
+    "a fox",
+    "fog",
+    "狐狸",
+    "<think>",
+    "</think>",
+    "[/THINK]",
+    "\u2028",
+    "\ud83d",
+    "\\",
+]
 _sentences = st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join)
 _prompts = st.one_of(_sentences, st.text(max_size=80), st.just("an old dream"))
 _grids = st.lists(st.tuples(st.text(max_size=20), st.lists(_prompts, max_size=5)), max_size=8)
@@ -356,6 +374,16 @@ ENDLESS = (
     "<br> - a",
     "\n*a*",
     '{"a":[',
+    "{'a': ['b',],}\n",
+    "['a', ",
+    "'a', ",
+    "['",
+    "{'",
+    "('a'",
+    "[' ",
+    "['a' ",
+    "[{",
+    "\\'",
     "x",
     "\n",
     "- **a: ",
