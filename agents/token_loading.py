@@ -129,12 +129,18 @@ def load_language_model(
     ensure_importable()
     import transformers
 
-    options = {"revision": revision, "local_files_only": not allow_download, "trust_remote_code": False}
+    local = {"local_files_only": not allow_download}
+    options = {"revision": revision, "trust_remote_code": False, **local}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         config = without_dropout(transformers.AutoConfig.from_pretrained(name, **options))
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, use_safetensors=True, **options
+            name,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            adapter_kwargs=local,  # else transformers asks the hub whether there is an adapter
+            **options,
         )
     except Exception as error:  # transformers, safetensors and the hub each raise their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

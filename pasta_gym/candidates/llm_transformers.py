@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_SHOWN = 5  # missing files in a message
+_INDEX = "model.safetensors.index.json"
+# Of each row one file is enough: models and versions of transformers differ in what they write.
+_PARTS = (
+    ("config.json",),
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
+)
+_INCLUDED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
+_EXCLUDED = ("original/*", "consolidated*")  # the same weights again, in the format of their makers
 
 
 class TransformersChat:
@@ -35,8 +47,8 @@ class TransformersChat:
         allow_download: Whether missing files may be fetched. Without it no network is used.
 
     Raises:
-        ValueError: If an argument is unknown, or files are missing, broken or not safetensors; the message has the
-            command that fetches them. Code that comes with a model is never run.
+        ValueError: If an argument is unknown, or files are missing, broken or not safetensors; the message names
+            those that are missing and has the command that fetches them. Code that comes with a model is never run.
     """
 
     def __init__(
@@ -60,11 +72,9 @@ class TransformersChat:
             dtype = "float32"
         self._processor, self._model = _load(self.name, dtype, revision, allow_download)
         self._model.to(self.device).eval()
-        commit = getattr(self._model.config, "_commit_hash", None)
         self._identity = {
             "backend": "transformers",
-            "model": _own_files(self.name) or self.name,
-            "revision": commit or revision,
+            **model_version(self.name, revision),
             "dtype": str(next(self._model.parameters()).dtype).removeprefix("torch."),
             "device": self.device.type,  # devices draw other numbers from the same seed
             "torch": torch.__version__.split(".")[0],
@@ -161,16 +171,26 @@ def _load(name: str, dtype: str, revision: str | None, allow_download: bool) -> 
     """Load a processor and a model without running anything that comes with them."""
     import transformers
 
-    options = {"revision": revision, "local_files_only": not allow_download, "trust_remote_code": False}
-    fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    local = {"local_files_only": not allow_download}
+    options = {"revision": revision, "trust_remote_code": False, **local}
     try:
         processor = transformers.AutoProcessor.from_pretrained(name, **options)
         model = transformers.AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **options
+            name,
+            dtype=dtype,
+            use_safetensors=True,
+            adapter_kwargs=local,  # else transformers asks the hub whether there is an adapter
+            **options,
         )
     except Exception as error:  # transformers, safetensors and the hub each raise their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        cure = "check the folder" if pathlib.Path(name).is_dir() else f"fetch it with `{fetch}`"
+        is_folder = pathlib.Path(name).is_dir()
+        fetch = f"fetch it with `{fetch_command(name, revision)}`, after `hf auth login` if its licence asks for it"
+        cure = "check the folder" if is_folder else fetch
+        missing = missing_files(name, revision)
+        if missing:
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            cure = f"it lacks {', '.join(missing[:_SHOWN])}{more}{'' if is_folder else ' on this machine'}; {cure}"
         raise ValueError(
             f"{name} cannot be loaded as an image-text-to-text model with its processor ({first[:300]}); {cure}. "
             "It needs safetensors and a class that transformers itself has"
@@ -178,6 +198,43 @@ def _load(name: str, dtype: str, revision: str | None, allow_download: bool) -> 
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"the processor of {name} has no chat template; take an instruction-tuned model")
     return processor, model
+
+
+def fetch_command(name: str, revision: str | None) -> str:
+    """Write the command that fetches what a model of the hub needs, and not its weights in other formats."""
+    command = ["hf", "download", name, *(["--revision", revision] if revision else [])]
+    command += [word for pattern in _INCLUDED for word in ("--include", pattern)]
+    return shlex.join(command + [word for pattern in _EXCLUDED for word in ("--exclude", pattern)])
+
+
+def missing_files(name: str, revision: str | None) -> list[str]:
+    """Name the files of a model that are neither in its folder nor in the hub's cache, as far as they are known.
+
+    Without the index of its weights nobody knows into how many files they were split.
+    """
+    missing = [" or ".join(part) for part in _PARTS if not any(_find(name, revision, file) for file in part)]
+    index = _find(name, revision, _INDEX)
+    try:
+        weights = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index else []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return [*missing, f"a readable {_INDEX}"]
+    if not index and not _find(name, revision, "model.safetensors"):
+        missing.append(f"model.safetensors or {_INDEX}")
+    return missing + [file for file in weights if not _find(name, revision, file)]
+
+
+def _find(name: str, revision: str | None, file: str) -> pathlib.Path | None:
+    """Find a file in a model's folder, else in the hub's cache."""
+    folder = pathlib.Path(name)
+    if folder.is_dir():
+        return folder / file if (folder / file).is_file() else None
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
+    except ValueError:  # no such name can exist
+        return None
+    return pathlib.Path(found) if isinstance(found, str) else None
 
 
 def model_version(name: str, revision: str | None) -> dict[str, str | None]:
@@ -192,13 +249,8 @@ def model_version(name: str, revision: str | None) -> dict[str, str | None]:
 
 def _commit(name: str, revision: str | None) -> str | None:
     """The commit that a revision of a hub's repository is in the local cache; None if it is not there."""
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
-    except ValueError:  # no such name can exist
-        return None
-    return pathlib.Path(found).parent.name if isinstance(found, str) else None
+    found = _find(name, revision, "config.json")
+    return None if found is None else found.parent.name
 
 
 def _own_files(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from agents.token_loading import ScratchConfig, fetch_command, load_language_mod
 from agents.token_model import TargetWeights, ValueModel, context_length
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_tree import Segment, token_tree
+from pasta_gym.mini.tokenizer import build_tokenizer
 from pasta_gym.torchvision_ops import ensure_importable
 
 ensure_importable()
@@ -249,6 +251,23 @@ def test_files_that_are_missing_or_not_safetensors_are_refused(tmp_path):
         load_language_model("nobody/nothing", revision=None, allow_download=False)
     with pytest.raises(ValueError, match=r"cannot be loaded .*check the folder"):
         load_language_model(str(tmp_path), revision=None, allow_download=False)
+
+
+def test_a_model_in_the_hubs_cache_is_loaded_without_the_network(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: pytest.fail("the network was used"))
+    root = tmp_path / "models--acme--reader"
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    built(transformers.LlamaForCausalLM, config).save_pretrained(root / "snapshots" / "c0ffee")
+    build_tokenizer().save_pretrained(root / "snapshots" / "c0ffee")
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("c0ffee")
+    model, _ = load_language_model("acme/reader", revision=None, allow_download=False)
+    assert model.config.vocab_size == VOCABULARY
 
 
 def test_only_what_is_read_is_fetched_by_the_message_and_the_page():

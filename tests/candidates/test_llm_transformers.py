@@ -1,6 +1,8 @@
 import importlib.util
 import itertools
+import json
 import pathlib
+import socket
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from pasta_gym.candidates.llm import LLMCandidates, LLMCandidatesConfig
 from pasta_gym.candidates.llm_chat import ChatModelError, ChatRequest, Message, Sampling
-from pasta_gym.candidates.llm_transformers import TransformersChat
+from pasta_gym.candidates.llm_transformers import TransformersChat, fetch_command, missing_files
 from pasta_gym.prompt_books import InternedPromptBook
 from pasta_gym.seeding import mix
 from pasta_gym.types import History
@@ -126,6 +128,45 @@ def test_what_cannot_be_loaded_says_how_to_get_it(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no GPU"):
             TransformersChat(tmp_path, device="cuda")
+
+
+def test_files_that_are_missing_are_named_with_the_command_that_fetches_them(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    fetch = (
+        "hf download acme/chain --revision v1 --include '*.json' --include '*.jinja' --include '*.txt' "
+        "--include '*.model' --include '*.safetensors' --exclude 'original/*' --exclude 'consolidated*'"
+    )
+    assert fetch_command("acme/chain", "v1") == fetch
+    whole = ["config.json", "preprocessor_config.json or processor_config.json"]
+    whole += ["tokenizer_config.json or tokenizer.json or tokenizer.model"]
+    whole += ["model.safetensors or model.safetensors.index.json"]
+    assert missing_files("acme/chain", "v1") == whole
+    with pytest.raises(ValueError, match=r"it lacks config\.json, preprocessor_config\.json or .* machine; ") as caught:
+        TransformersChat("acme/chain", revision="v1", device="cpu")
+    assert f"fetch it with `{fetch}`" in str(caught.value)
+
+    commit = "c0ffee" * 6 + "c0ff"
+    root = tmp_path / "models--acme--chain"
+    chain_model.save_chain_model(folder := root / "snapshots" / commit, chain(*LINES))
+    (root / "refs").mkdir()
+    (root / "refs" / "v1").write_text(commit)
+    assert missing_files("acme/chain", "v1") == []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: pytest.fail("the network was used"))
+    assert TransformersChat("acme/chain", revision="v1", device="cpu").identity["revision"] == commit
+    weights = folder / "model.safetensors"
+    weights.rename(weights.with_name("model-00001-of-00007.safetensors"))
+    shards = [f"model-{i:05}-of-00007.safetensors" for i in range(1, 8)]
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"w{i}": shard for i, shard in enumerate(shards)}}))
+    assert missing_files("acme/chain", "v1") == shards[1:]
+    with pytest.raises(ValueError, match=r"00006-of-00007\.safetensors and 1 more on this machine; fetch it"):
+        TransformersChat("acme/chain", revision="v1", device="cpu")
+    index.write_text("{}")
+    assert missing_files("acme/chain", "v1") == ["a readable model.safetensors.index.json"]
+    with pytest.raises(ValueError, match=r"it lacks a readable model\.safetensors\.index\.json; check the folder"):
+        TransformersChat(folder, device="cpu")
 
 
 def test_weights_that_could_run_code_are_not_read(writer, tmp_path):
