@@ -142,7 +142,7 @@ class DiffusionImages:
         Raises:
             RuntimeError: If one picture alone does not fit the memory, or the scheduler draws from torch's global
                 generator.
-            ValueError: If the pipeline paints values that are no numbers.
+            ValueError: If the pipeline paints values that are no numbers, or another size than was asked for.
         """
         keys = np.asarray(keys, dtype=np.uint64)
         pixels = self._painted(prompts, keys, None)
@@ -242,6 +242,11 @@ class DiffusionImages:
                 "picture would depend on what was painted before it; choose another scheduler"
             )
         painted = np.asarray(output.images)[:n]
+        if painted.shape[1:3] != (self.height, self.width):
+            raise ValueError(
+                f"{type(self.pipeline).__name__} painted {painted.shape[1]} x {painted.shape[2]} pixels where "
+                f"{self.height} x {self.width} were asked for; use a multiple of what it rounds to, 16 or 32 in most"
+            )
         if not np.isfinite(painted).all():
             raise ValueError(
                 f"the pipeline painted values that are no numbers in {self.settings['dtype']}; use dtype='bfloat16' "
