@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines, without_thoughts
-from pasta_gym.candidates.llm_values import read_value
+from pasta_gym.candidates.llm_values import UnfinishedValueError, read_value
 from pasta_gym.candidates.llm_words import count_words, cut_at_clause
 
 MAX_CHARACTERS = 100_000
@@ -72,7 +72,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
         n_categories: How many categories were asked for.
         n_per_category: How many prompts in each.
         max_words: Most words of a prompt.
-        is_truncated: Whether the answer stops in the middle; its last prompt is then dropped.
+        is_truncated: Whether the answer stops in the middle; the prompt it stops in is then dropped.
     """
     text = without_thoughts(text[:MAX_CHARACTERS])
     lines = read_lines(text)
@@ -80,6 +80,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
     # Titles first: a reading that takes them for prompts fills one place more for each.
     reading = max(readings, key=lambda r: (any(t for t, _ in r), _filled(r, n_categories, n_per_category)))
     is_of_lines = all(reading is not other for other in readings[:2])
+    has_ends = reading is readings[0]  # what JSON holds ends in a quote, so no prompt of it is half a one
     if n_categories > 1 and sum(bool(items) for _, items in reading) < 2:
         reading = max(
             [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
@@ -87,8 +88,8 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
         )
     on_lines = _lists_on_lines(lines, n_per_category)
     if _filled(on_lines, n_categories, n_per_category) > _filled(reading, n_categories, n_per_category):
-        reading, is_of_lines = on_lines, True
-    if is_truncated and reading and reading[-1][1]:
+        reading, is_of_lines, has_ends = on_lines, True, False
+    if is_truncated and not has_ends and reading and reading[-1][1]:
         reading = [*reading[:-1], (reading[-1][0], reading[-1][1][:-1])]
     return _cleaned(reading, max_words, whole=n_per_category if is_of_lines else 0)
 
@@ -272,6 +273,8 @@ def _json(text: str) -> _Reading:
             return []
         try:
             value, end = read_value(text, start)
+        except UnfinishedValueError as error:
+            value, end = error.so_far, len(text)
         except ValueError:
             continue
         reading = _from_json(value)
@@ -290,6 +293,8 @@ def _json_values(text: str, begin: int) -> list[Any]:
             break
         try:
             value, begin = read_value(text, begin)
+        except UnfinishedValueError as error:
+            value, begin = error.so_far, len(text)
         except ValueError:
             break
         values.append(value)

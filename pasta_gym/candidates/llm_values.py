@@ -1,6 +1,7 @@
 """Reads JSON, and what language models write in its place: Python's quotes, commas before brackets. Pure.
 
-Nothing is run, and where a string ends is not guessed at: such text is no value.
+Nothing is run, and where a string ends is not guessed at: such text is no value. Of an answer that stops in the middle
+of a value, what was whole by then is kept.
 """
 
 from __future__ import annotations
@@ -15,14 +16,27 @@ _MAX_STRING = 5000  # characters, more than twice the longest prompt's: what is 
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _SPACE = re.compile(r"\s*+")
 _UNTIL = {quote: re.compile(rf"[^{quote}\\\n]*+") for quote in "\"'"}
-# An apostrophe ends nothing: what comes after a string is a comma, a colon, a bracket or the end.
-_AFTER_STRING = re.compile(r"\s*+(?:[,:\]})]|\Z)")
+# An apostrophe ends nothing: what comes after a string is a comma, a colon, a bracket or the end, of a fence too.
+_AFTER_STRING = re.compile(r"\s*+(?:[,:\]})]|```|\Z)")
 _AFTER_LOST_COMMA = re.compile(r"\s*+[\"']")
 _HEX = "[0-9a-fA-F]"
 _ESCAPE = re.compile(rf"\\(?:u({_HEX}{{4}})|x({_HEX}{{2}})|U(00(?:0{_HEX}|10){_HEX}{{4}})|([^\n]))")
 _SPACES = {"n": " ", "r": " ", "t": " ", "b": " ", "f": " "}
 _LITERAL = re.compile(r"(?:true|false|null|none|[-+]?\d++(?:\.\d++)?(?:e[-+]?\d++)?)(?![\w.])", re.IGNORECASE)
 _BARE_KEY = re.compile(r"[^\W\d]\w*+(?=\s*+:)")
+_NO_MORE = re.compile(r"```|\Z")
+
+
+class UnfinishedValueError(ValueError):
+    """The text, or its fence, ends before the value does.
+
+    Attributes:
+        so_far: The value without what had not ended.
+    """
+
+    def __init__(self, message: str, so_far: Any = None) -> None:
+        super().__init__(message)
+        self.so_far = so_far
 
 
 def read_value(text: str, begin: int) -> tuple[Any, int]:
@@ -39,7 +53,8 @@ def read_value(text: str, begin: int) -> tuple[Any, int]:
         The value, of lists, objects and strings, and where it ends.
 
     Raises:
-        ValueError: If there is no value, it does not end, or it is nested too deeply.
+        UnfinishedValueError: If the text ends before the value.
+        ValueError: If there is no value, one of its strings does not end, or it is nested too deeply.
     """
     try:
         return _DECODER.raw_decode(text, begin)
@@ -48,6 +63,7 @@ def read_value(text: str, begin: int) -> tuple[Any, int]:
 
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
+    _require_more(text, at)
     bracket = text[at : at + 1]
     if depth > _MAX_DEPTH:
         raise ValueError(f"more than {_MAX_DEPTH} brackets in brackets at {at}")
@@ -66,30 +82,44 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
 def _items(text: str, at: int, depth: int) -> tuple[list[Any], int]:
     items: list[Any] = []
     closing, at = _CLOSING[text[at]], _skip(text, at + 1)
-    while not text.startswith(closing, at):
-        item, at = _value(text, at, depth + 1)
-        items.append(item)
-        at = _next_item(text, at, closing)
+    try:
+        while not text.startswith(closing, at):
+            item, at = _value(text, at, depth + 1)
+            items.append(item)
+            at = _next_item(text, at, closing)
+    except UnfinishedValueError as error:
+        raise UnfinishedValueError(str(error), items if error.so_far is None else [*items, error.so_far]) from None
     return items, at + 1
 
 
 def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
     found: dict[str, Any] = {}
-    at = _skip(text, at + 1)
-    while not text.startswith("}", at):
-        bare = _BARE_KEY.match(text, at)
-        key, at = (bare[0], bare.end()) if bare else _string(text, at)
-        at = _skip(text, at)
-        if not text.startswith(":", at):
-            raise ValueError(f"no colon at {at}")
-        found[key], at = _value(text, _skip(text, at + 1), depth + 1)
-        at = _next_item(text, at, "}")
+    key, at = "", _skip(text, at + 1)
+    try:
+        while not text.startswith("}", at):
+            _require_more(text, at)
+            bare = _BARE_KEY.match(text, at)
+            key, at = (bare[0], bare.end()) if bare else _string(text, at)
+            at = _skip(text, at)
+            _require_more(text, at)
+            if not text.startswith(":", at):
+                raise ValueError(f"no colon at {at}")
+            found[key], at = _value(text, _skip(text, at + 1), depth + 1)
+            at = _next_item(text, at, "}")
+    except UnfinishedValueError as error:
+        raise UnfinishedValueError(str(error), found if error.so_far is None else found | {key: error.so_far}) from None
     return found, at + 1
+
+
+def _require_more(text: str, at: int) -> None:
+    if _NO_MORE.match(text, at):
+        raise UnfinishedValueError(f"a value does not end before {at}")
 
 
 def _next_item(text: str, at: int, closing: str) -> int:
     """Go on to the next item or the bracket after the last one."""
     at = _skip(text, at)
+    _require_more(text, at)
     if text.startswith(",", at):
         return _skip(text, at + 1)
     if not text.startswith(closing, at):
@@ -116,6 +146,8 @@ def _string(text: str, at: int) -> tuple[str, int]:
         if escape:
             parts.append(_meant(escape))
             at = escape.end()
+        elif text[at : at + 2] in ("", "\\"):  # nothing, or an escape without its character
+            raise UnfinishedValueError(f"a string does not end before {at}")
         elif not text.startswith(quote, at):
             raise ValueError(f"a string does not end before {at}")
         elif _AFTER_STRING.match(text, at + 1):

@@ -102,6 +102,20 @@ def test_a_cut_answer_loses_the_prompt_it_stops_in():
     assert as_grid(parse(answer, 5, 5, 20)) == [("Light", ["a fox at dawn", "a fox at du"])]
 
 
+@pytest.mark.parametrize("layout", ["object", "records", "Python", "JSON lines", "rows", "Python's lines"])
+@given(data=st.data())
+def test_a_cut_list_keeps_every_prompt_that_had_ended(layout, data):
+    grid = [(f"Kind {i}", [f"a fox at place {i}{j}" for j in "vwxyz"]) for i in range(5)]
+    whole = answers.LAYOUTS[layout](grid)
+    if layout in {"object", "records"}:
+        whole = " ".join(whole.split())  # on one line: lines have readings of their own
+    cut = whole[: data.draw(st.integers(whole.index("Kind 0") + 8, len(whole)))]
+    ended = [p for _, ps in grid for p in ps if f"{p}'" in cut or f'{p}"' in cut]
+    for is_truncated in (True, False):
+        found = [p for c in parse(cut, 5, 5, 20, is_truncated=is_truncated).categories for p in c.prompts]
+        assert found == ended
+
+
 def test_a_prompt_over_the_budget_is_cut_at_a_clause_or_dropped():
     answer = (
         "* Light\n- a fox in fog, with very soft light\n- one two three four five six seven\n- a fox, b c d e f g h"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasta_gym.candidates.llm_parser import parse
-from pasta_gym.candidates.llm_values import read_value
+from pasta_gym.candidates.llm_values import UnfinishedValueError, read_value
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,27 @@ def test_what_is_meant_to_be_json_is_read(answer, prompts):
 def test_what_would_have_to_be_guessed_at_is_not(answer):
     with pytest.raises(ValueError, match=r" at \d+$| before \d+$"):
         read_value(answer, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "so_far"),
+    [
+        ('{"Light": ["a fox", "a hare"], "Mood": ["a dog", "a c', {"Light": ["a fox", "a hare"], "Mood": ["a dog"]}),
+        ('{"Light": ["a fox"], "Mood": [', {"Light": ["a fox"], "Mood": []}),
+        ('{"Light": ["a fox"], "Mood"', {"Light": ["a fox"]}),
+        ('{"Light": ["a fox"], "Mo', {"Light": ["a fox"]}),
+        ('{"Light": ["a fox"], ', {"Light": ["a fox"]}),
+        ('{"Light": ["a fox"],\n```\nEnjoy!', {"Light": ["a fox"]}),
+        ('{"Light": ["a fox"\n```\nEnjoy!', {"Light": ["a fox"]}),
+        ("[{'title': 'Light', 'prompts': ('a fox', 'a hare'", [{"title": "Light", "prompts": ["a fox", "a hare"]}]),
+        ("[['a fox'], ['a hare', 'it\\", [["a fox"], ["a hare"]]),
+        ("[", []),
+    ],
+)
+def test_of_a_value_that_stops_what_is_whole_is_kept(answer, so_far):
+    with pytest.raises(UnfinishedValueError, match="does not end before") as raised:
+        read_value(answer, 0)
+    assert raised.value.so_far == so_far
 
 
 def test_json_is_read_as_json():
