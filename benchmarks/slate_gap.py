@@ -26,7 +26,7 @@ from pasta_gym import seeding
 from pasta_gym.types import NOT_YET, FloatArray, History, IntArray
 from pasta_gym.user_model.choice import choice_logits
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, slate_temperature
-from pasta_gym.worlds import World, load_user_model, make_world
+from pasta_gym.worlds import World, make_world
 
 RULES = ("one_per_category", "free")
 N_CANDIDATES, N_CATEGORIES, N_RANDOM_TYPES = 25, 5, 8
@@ -138,7 +138,7 @@ def world_problems(
     n_categories: int = N_CATEGORIES,
 ) -> Problems:
     """First turns of a world's test prompts: its candidates, surrogate pictures, users and their prior."""
-    users: Any = load_user_model(world.user_model)
+    users: Any = world.users()
     keys = seeding.mix(seed, np.arange(n))
     pool = world.split("test")
     prompts = pool[seeding.integers(seeding.mix(keys, 0), len(pool))]

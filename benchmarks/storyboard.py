@@ -18,7 +18,7 @@ from pasta_gym.envs import PastaConfig
 from pasta_gym.envs.assembly import assemble
 from pasta_gym.envs.core import Conversations
 from pasta_gym.types import FloatArray, ImageArray, IntArray
-from pasta_gym.worlds import World, WorldRecipe, load_user_model, make_world
+from pasta_gym.worlds import World, WorldRecipe, make_world
 
 
 @dataclass(frozen=True)
@@ -190,5 +190,5 @@ def agent_of(run: pathlib.Path | None) -> tuple[Agent, str | WorldRecipe]:
 
 def commonest_types(n: int, world: str | WorldRecipe = "mini") -> list[int]:
     """The ``n`` types with the largest share of a world's users."""
-    prior = load_user_model(make_world(world).user_model).prior
+    prior = make_world(world).users().prior
     return [int(k) for k in np.argsort(-np.asarray(prior), kind="stable")[:n]]

@@ -24,7 +24,7 @@ from pasta_gym.mini import grammar
 from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import FloatArray, ImageGenerator, IntArray
 from pasta_gym.user_model import UserModel
-from pasta_gym.worlds import World, load_user_model, make_world
+from pasta_gym.worlds import World, make_world
 
 SLATE_SIZE, IMAGES_PER_PROMPT = 4, 4
 
@@ -114,7 +114,7 @@ def fidelity(*, n_slates: int, repeats: int, seed: int, user_model: UserModel | 
         user_model: Who looks; the world's own if None.
     """
     world = make_world("mini")
-    model = user_model or load_user_model(world.user_model)
+    model = user_model or world.users()
     assert isinstance(model, UserModel)
     result: dict[str, Any] = {"n_slates": n_slates, "repeats": repeats, "seed": seed, "prior": model.prior.tolist()}
     for name, unseen in (("unseen", True), ("seen", False)):

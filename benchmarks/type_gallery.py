@@ -20,7 +20,7 @@ from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import FloatArray, ImageArray, IntArray
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.encoder_identity import require_frozen_encoder, require_same_encoder
-from pasta_gym.worlds import load_user_model, make_world
+from pasta_gym.worlds import make_world
 
 N_SHOWN = 5
 FAVOURITES = 0.1
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     world = make_world("mini")
-    model = load_user_model(options.model or world.user_model)
+    model = world.users(options.model)
     assert isinstance(model, UserModel)
     require_frozen_encoder(model.metadata, "this gallery")
     images = world.image_generator(options.images)

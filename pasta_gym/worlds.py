@@ -72,6 +72,7 @@ class World:
             no such thing. Results are reported apart for them.
         fingerprint: Names the models of a world whose files are not the package's own, one entry a model; what was
             collected or evaluated in the world is filed under it.
+        user_model_help: Said where the user model's folder holds none: how to come by one.
         recipe: What the world was made from. Copies in other processes are made from it too.
     """
 
@@ -86,6 +87,7 @@ class World:
     embedding_bound: float = 1000.0
     held_out: Callable[[IntArray], NDArray[np.bool_]] | None = None
     fingerprint: Callable[[], dict[str, str]] | None = None
+    user_model_help: str = ""
     recipe: WorldRecipe | None = None
     _made: dict[str, ImageGenerator] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -113,6 +115,24 @@ class World:
             raise ValueError(f"split must be one of {tuple(self.initial_prompts)} in world {self.name!r}, got {name!r}")
         return self.initial_prompts[name]
 
+    def users(
+        self, given: UserModelProtocol | str | pathlib.Path | None = None, aggregator: str | None = None
+    ) -> UserModelProtocol:
+        """Return the user model that is given, or else this world's own.
+
+        Args:
+            given: A user model, or the folder of one. The world's own need not be there then.
+            aggregator: In place of the user model's aggregator.
+
+        Raises:
+            ValueError: If it cannot be loaded, or the aggregator is unknown.
+        """
+        users = self.user_model if given is None else given
+        is_missing = isinstance(users, str | pathlib.Path) and not pathlib.Path(users).is_dir()
+        if given is None and is_missing and self.user_model_help:
+            raise ValueError(self.user_model_help)
+        return _loaded(users, aggregator)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
         # Gymnasium copies the arguments of make; parts are shared, never changed.
         return self
@@ -133,6 +153,7 @@ class World:
             self.embedding_bound,
             self.held_out,
             self.fingerprint,
+            self.user_model_help,
         )
         return type(self), fields
 
@@ -333,12 +354,7 @@ def make_world(world: str | WorldRecipe) -> World:
     return WORLDS[world]()
 
 
-def load_user_model(given: UserModelProtocol | str | pathlib.Path, aggregator: str | None = None) -> UserModelProtocol:
-    """Return a user model from itself or its folder, with another aggregator if one is asked for.
-
-    Raises:
-        ValueError: If it cannot be loaded, or the aggregator is unknown.
-    """
+def _loaded(given: UserModelProtocol | str | pathlib.Path, aggregator: str | None) -> UserModelProtocol:
     if isinstance(given, str | pathlib.Path):
         from pasta_gym.user_model import UserModel
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from pasta_gym.envs.eyes import Eyes, HiddenReading, eyes_of
 from pasta_gym.forks import use_one_thread_in_forks
 from pasta_gym.types import CandidateGenerator, ImageGenerator, IntArray, UserModelProtocol
-from pasta_gym.worlds import World, WorldRecipe, load_user_model, make_world
+from pasta_gym.worlds import World, WorldRecipe, make_world
 
 REWARDS = ("sparse", "dense")
 UserModelArgument = UserModelProtocol | str | pathlib.Path | None
@@ -120,6 +120,8 @@ def assemble(config: PastaConfig, world: World | WorldRecipe | str, user_model: 
     elif not isinstance(world, World):
         raise ValueError(f"world must be the name of a world, a recipe of one or a World, got {type(world).__name__}")
     initial_prompts = world.split(config.split)
+    users = world.users(user_model, config.aggregator)  # before images, which take minutes to load at full size
+    users = users.users if isinstance(users, HiddenReading) else users
     candidates = world.candidate_generator(config.split, config.n_candidates, config.n_categories)
     found = (candidates.n_candidates, len(candidates.category_titles))
     if found != (config.n_candidates, config.n_categories):
@@ -128,8 +130,6 @@ def assemble(config: PastaConfig, world: World | WorldRecipe | str, user_model: 
             f"{config.n_candidates} and n_categories {config.n_categories}; pass the world's numbers"
         )
     images = world.image_generator(config.images)
-    users = load_user_model(world.user_model if user_model is None else user_model, config.aggregator)
-    users = users.users if isinstance(users, HiddenReading) else users
     eyes = eyes_of(users, images, config.images, world.prompt_book)
     return Parts(config, world, user_model, initial_prompts, candidates, images, users, eyes)
 

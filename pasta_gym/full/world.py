@@ -32,9 +32,10 @@ def make_full_world(config: FullWorldConfig) -> World:
     """Make a world from its configuration.
 
     Raises:
-        ValueError: If the user model or the initial prompts are missing, or a prompt is too long.
+        ValueError: If the initial prompts are missing, or one is too long. A user model that is missing is an error
+            where users are made without another.
     """
-    user_model = _user_model(config)
+    user_model = pathlib.Path(config.user_model or _home(config) / "user_model")
     book = InternedPromptBook()
     splits = split_initial_prompts(read_initial_prompts(_prompts_file(config)))
     encoder = functools.cache(functools.partial(load_encoder, config.clip))
@@ -57,6 +58,12 @@ def make_full_world(config: FullWorldConfig) -> World:
         user_model=user_model,
         picture_size=config.image_model.height,
         fingerprint=lambda: _fingerprint(config, encoder(), user_model, splits),
+        user_model_help=(
+            f"the world {config.name!r} needs a user model, and there is none in {user_model}; fit one on embeddings "
+            f"of {config.clip.model} with `python -m benchmarks.fit_user_model data=preferences/paper user_model=paper "
+            f"out={user_model}`, or name the folder of another: in gym.make(user_model=...), or in "
+            "FullWorldConfig(user_model=...), which is env.world.user_model of the benchmark"
+        ),
         recipe=config,
     )
 
@@ -176,18 +183,6 @@ def _chat_version(chat: ChatConfig) -> dict[str, str | None]:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _user_model(config: FullWorldConfig) -> pathlib.Path:
-    folder = pathlib.Path(config.user_model or _home(config) / "user_model")
-    if not (folder / "metadata.json").is_file():
-        raise ValueError(
-            f"the world {config.name!r} needs a user model, and there is none in {folder}; fit one on embeddings of "
-            f"{config.clip.model} with `python -m benchmarks.fit_user_model data=preferences/paper user_model=paper "
-            f"out={folder}`, or name its folder in FullWorldConfig(user_model=...), which is env.world.user_model of "
-            "the benchmark (the argument user_model of gym.make replaces a user model that is there)"
-        )
-    return folder
 
 
 def _prompts_file(config: FullWorldConfig) -> pathlib.Path:

@@ -17,7 +17,7 @@ from pasta_gym.trajectories.environment import EnvironmentConfig
 from pasta_gym.trajectories.rater_environment import RaterEnvironment
 from pasta_gym.trajectories.rater_rewards import LABEL_FILES, MostLikelyType, hashes_of_labels
 from pasta_gym.types import UserModelProtocol
-from pasta_gym.worlds import load_user_model, make_world
+from pasta_gym.worlds import make_world
 
 LABELS = "data/labels_world_0"
 
@@ -82,8 +82,7 @@ def learned_users(environment: EnvironmentConfig) -> UserModelProtocol:
     Raises:
         ValueError: If it cannot be loaded.
     """
-    given = environment.user_model
-    return load_user_model(make_world(environment.world).user_model if given is None else given, environment.aggregator)
+    return make_world(environment.world).users(environment.user_model, environment.aggregator)
 
 
 def main(arguments: list[str] | None = None) -> None:

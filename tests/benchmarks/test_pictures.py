@@ -214,9 +214,9 @@ def test_the_page_is_of_the_conversation_that_was_asked_for(stories, monkeypatch
 
 
 def test_the_commonest_types_are_those_of_the_largest_share():
-    from pasta_gym.worlds import load_user_model, make_world
+    from pasta_gym.worlds import make_world
 
-    prior = load_user_model(make_world("mini").user_model).prior
+    prior = make_world("mini").users().prior
     chosen = storyboard.commonest_types(3)
     assert sorted(prior)[-3:][::-1] == [prior[k] for k in chosen]
 

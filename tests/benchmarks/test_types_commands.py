@@ -52,8 +52,10 @@ def test_the_gallery_is_drawn(monkeypatch, tmp_path, capsys):
                 },
             )()
 
+        def users(self, given):
+            return model
+
     monkeypatch.setattr(type_gallery, "make_world", lambda name: World())
-    monkeypatch.setattr(type_gallery, "load_user_model", lambda given: model)
     model.metadata["encoder"] = TRAINED
     with pytest.raises(ValueError, match="this gallery reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"):
         type_gallery.main(["--n", "30", "--out", str(tmp_path / "types.png")])

@@ -173,17 +173,23 @@ def test_a_killed_collection_goes_on_in_a_process_that_has_met_no_prompt(config,
 
 def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
     monkeypatch.setenv("PASTA_GYM_CACHE", str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"the world 'sdxl' needs a user model.*benchmarks\.fit_user_model.*user_model"
-    ):
-        make_world("sdxl")
-    with pytest.raises(ValueError, match=r"the world 'flux' needs a user model"):
-        gym.make("PastaT2I-v0", world="flux")
-    shutil.copytree(config.user_model, tmp_path / "worlds" / "sdxl" / "user_model")
     with pytest.raises(ValueError, match=r"needs initial prompts, and there is no .*worlds.sdxl.prompts\.txt"):
         make_world("sdxl")
+    (tmp_path / "worlds" / "sdxl").mkdir(parents=True)
     (tmp_path / "worlds" / "sdxl" / "prompts.txt").write_text("a cat\na dog\na house on a hill\n")
+    with pytest.raises(
+        ValueError, match=r"the world 'sdxl' needs a user model.*benchmarks\.fit_user_model.*gym\.make\(user_model="
+    ):
+        gym.make("PastaT2I-v0", world="sdxl")
+    with pytest.raises(ValueError, match=r"the world 'sdxl' needs a user model"):
+        make_world("sdxl").users()
+    # With another's users the world needs none of its own: what is missing next is the image model.
+    with pytest.raises(ValueError, match="hf download stabilityai"):
+        gym.make("PastaT2I-v0", world="sdxl", user_model=config.user_model)
+    assert make_world("sdxl").users(config.user_model).n_types == 8
+    shutil.copytree(config.user_model, tmp_path / "worlds" / "sdxl" / "user_model")
     world = make_world("sdxl")
+    assert world.users().n_types == 8
     assert world.name == "sdxl"
     assert world.picture_size == 1024
     assert make_world("sdxl") is world

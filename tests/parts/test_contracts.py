@@ -10,7 +10,7 @@ from pasta_gym.mini import clip, grammar, sdxl
 from pasta_gym.prompt_books import InternedPromptBook
 from pasta_gym.seeding import mix
 from pasta_gym.types import History, Images
-from pasta_gym.worlds import GrammarPromptBook, load_user_model, make_world
+from pasta_gym.worlds import GrammarPromptBook, make_world
 from tests.candidates.test_llm import GOOD, made
 from tests.env.tiny_world import TinyBook, TinyCandidates, TinyEncoder, TinyImages, TinyUsers
 from tests.parts import contract
@@ -83,7 +83,7 @@ def test_images_of_the_mini_sdxl_in_one_step():
 @pytest.mark.parametrize("aggregator", ["softmax", "mean", "max"])
 def test_the_shipped_users(aggregator):
     world = make_world("mini")
-    users = load_user_model(world.user_model, aggregator)
+    users = world.users(aggregator=aggregator)
     slates = np.repeat(PROMPTS[:, None], 2 * 4, axis=1).reshape(-1)
     keys = mix(np.arange(len(slates))[:, None], np.arange(4))
     images = world.image_generator("surrogate").generate(slates, keys).embeddings.reshape(3, 2, 4, 4, -1)
