@@ -183,8 +183,8 @@ def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
         gym.make("PastaT2I-v0", world="sdxl")
     with pytest.raises(ValueError, match=r"the world 'sdxl' needs a user model"):
         make_world("sdxl").users()
-    # With another's users the world needs none of its own: what is missing next is the image model.
-    with pytest.raises(ValueError, match="hf download stabilityai"):
+    # With another's users the world needs none of its own: what is missing next are models.
+    with pytest.raises(ValueError, match="hf download timm"):
         gym.make("PastaT2I-v0", world="sdxl", user_model=config.user_model)
     assert make_world("sdxl").users(config.user_model).n_types == 8
     shutil.copytree(config.user_model, tmp_path / "worlds" / "sdxl" / "user_model")
