@@ -36,7 +36,7 @@ class DiffusionModelConfig:
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
         batch_size: Pictures painted at once. What does not fit the memory is halved.
         compile: Compile the denoiser: minutes at first, then faster. Batches are then filled up to their full size.
-        attention_slicing: Compute attention in pieces: less memory, slower.
+        attention_slicing: Compute attention in pieces: less memory, slower. For models with a UNet, as SDXL.
         vae_slicing: Decode one picture at a time: much less memory, hardly slower.
         offload: ``model`` keeps on the GPU only the part that works, ``sequential`` only the layer (much slower).
         allow_download: Whether missing files may be fetched. Without it no network is used.

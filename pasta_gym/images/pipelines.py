@@ -96,7 +96,7 @@ def load_pipeline(config: DiffusionModelConfig) -> Any:
 
     Raises:
         ValueError: If files are missing or broken, the precision does not suit the device, there is no GPU where one
-            is needed, or the pipeline does not paint from text.
+            is needed, the pipeline does not paint from text, or its attention cannot be sliced where that is asked.
     """
     ensure_importable()
     import torch
@@ -154,10 +154,14 @@ def compile_denoiser(pipeline: Any) -> None:
     Raises:
         ValueError: If there is no such part.
     """
-    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    denoiser = _denoiser(pipeline)
     if denoiser is None:
         raise ValueError(f"{type(pipeline).__name__} has no denoiser to compile; use compile=False")
     denoiser.compile()
+
+
+def _denoiser(pipeline: Any) -> Any | None:
+    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
 def model_identity(config: DiffusionModelConfig) -> dict[str, Any]:
@@ -286,6 +290,11 @@ def _place(pipeline: Any, config: DiffusionModelConfig, device: str) -> None:
     """Switch on what saves memory or time, and move the parts."""
     channels_last(pipeline)
     if config.attention_slicing:
+        if not hasattr(_denoiser(pipeline), "set_attention_slice"):
+            raise ValueError(
+                f"attention_slicing has no effect on {type(pipeline).__name__}: diffusers slices that of UNets alone; "
+                "use False, and a smaller batch_size or offload to save memory"
+            )
         pipeline.enable_attention_slicing()
     if config.vae_slicing and hasattr(getattr(pipeline, "vae", None), "enable_slicing"):
         pipeline.vae.enable_slicing()

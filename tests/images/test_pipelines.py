@@ -289,6 +289,11 @@ def test_what_does_not_suit_is_refused(changes, message):
         load_pipeline(sdxl_config(**changes))
 
 
+def test_slicing_without_an_effect_is_refused(flux):
+    with quiet(), pytest.raises(ValueError, match=r"attention_slicing has no effect on FluxPipeline.*batch_size"):
+        load_pipeline(tiny_config(flux, attention_slicing=True))
+
+
 def test_missing_files_are_named(flux, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(flux, broken)
