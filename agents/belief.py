@@ -22,8 +22,8 @@ from agents.choice_mixture import (
     running_posteriors,
 )
 from agents.mixture_fit import MixtureConfig, fit_to_dataset
+from pasta_gym.files import file_digest
 from pasta_gym.trajectories import TrajectoryDataset
-from pasta_gym.trajectories.files import file_digest
 from pasta_gym.types import FloatArray, IntArray
 
 

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pasta_gym.files import whole_file, write_json
+
 FORMAT_VERSION = 1
 TENSOR_FILE = "agent.safetensors"
 CARD_FILE = "agent.json"
@@ -84,10 +86,8 @@ def write_checkpoint(
         notes: What else its card tells.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (TENSOR_FILE + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    partial.replace(folder / TENSOR_FILE)
+    with whole_file(folder / TENSOR_FILE) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
     card = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
@@ -96,9 +96,7 @@ def write_checkpoint(
         "sizes": dict(sizes),
         "notes": dict(notes or {}),
     }
-    partial = folder / (CARD_FILE + ".partial")
-    partial.write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
-    partial.replace(folder / CARD_FILE)
+    write_json(folder / CARD_FILE, card)
 
 
 def read_checkpoint(folder: Path, *, kind: str) -> Checkpoint:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pasta_gym.softmax import log_softmax, softmax
 from pasta_gym.trajectories import TrajectoryDataset
 from pasta_gym.types import FloatArray, IntArray
 
@@ -78,9 +79,7 @@ def choice_log_likelihoods(utilities: FloatArray, choices: IntArray, temperature
         ``(..., K)`` float64.
     """
     logits = temperature * np.asarray(utilities, dtype=np.float64)
-    logits -= logits.max(axis=-2, keepdims=True)
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-2, keepdims=True))
-    return np.where((choices >= 0)[..., None], _of_chosen(log_probabilities, choices), 0.0)
+    return np.where((choices >= 0)[..., None], _of_chosen(log_softmax(logits, axis=-2), choices), 0.0)
 
 
 def reward_log_likelihoods(utilities: FloatArray, choices: IntArray, rewards: FloatArray, noise: float) -> FloatArray:
@@ -114,9 +113,7 @@ def posterior(prior: FloatArray, log_likelihoods: FloatArray) -> FloatArray:
     Returns:
         ``(..., K)`` float64 probabilities.
     """
-    logits = np.log(np.asarray(prior, dtype=np.float64)) + log_likelihoods
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+    return softmax(np.log(np.asarray(prior, dtype=np.float64)) + log_likelihoods)
 
 
 class TasteWeights(NamedTuple):

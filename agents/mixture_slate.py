@@ -6,6 +6,7 @@ import numpy as np
 
 from agents.slate_search import choice_weights, exchanged_slate, ratio_extension
 from agents.slate_selection import top_slate
+from pasta_gym.softmax import softmax_mean
 from pasta_gym.types import FloatArray, IntArray
 
 
@@ -27,10 +28,8 @@ def mixture_slate_value(
         ``(batch,)`` values.
     """
     logits = np.take_along_axis(choice_logits, slates[..., None], axis=1)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     values = np.take_along_axis(item_values, slates[..., None], axis=1)
-    of_components = (weights * values).sum(axis=1) / weights.sum(axis=1)
-    return np.asarray((belief * of_components).sum(axis=1))
+    return np.asarray((belief * softmax_mean(values, logits, axis=1)).sum(axis=1))
 
 
 def mixture_slate(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.slate_search import ChoiceLogits, candidate_labels
+from pasta_gym.softmax import softmax_mean
 from pasta_gym.types import FloatArray, IntArray
 
 
@@ -106,8 +107,7 @@ def _values_slate_by_slate(
     for sample in range(utilities.shape[1]):
         shown = np.asarray(utilities[:, sample], dtype=np.float64)[:, table]  # (B, P, L)
         logits = np.asarray(choice_logits(shown), dtype=np.float64)
-        chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        earned = (chances * np.asarray(item_values[:, sample])[:, table]).sum(axis=-1) / chances.sum(axis=-1)
+        earned = softmax_mean(np.asarray(item_values[:, sample])[:, table], logits)
         scores += weights[:, sample, None] * earned
     return scores
 

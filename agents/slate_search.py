@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pasta_gym.softmax import softmax_mean
 from pasta_gym.types import FloatArray, IntArray
 
 Extension = Callable[[IntArray], FloatArray]
@@ -100,9 +101,7 @@ def slate_values(
     shown = np.moveaxis(utilities[rows, slates], -1, 1)  # (batch, K, n_slates, l)
     values = np.moveaxis(item_values[rows, slates], -1, 1)
     logits = np.asarray(choice_logits(shown), dtype=np.float64)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    of_components = (weights * values).sum(axis=-1) / weights.sum(axis=-1)
-    return np.asarray(np.einsum("bk,bkn->bn", belief, of_components))
+    return np.asarray(np.einsum("bk,bkn->bn", belief, softmax_mean(values, logits)))
 
 
 def greedy_slate(extend: Extension, categories: IntArray | None, n_candidates: int, batch: int, size: int) -> IntArray:

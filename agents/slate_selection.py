@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.slate_search import Extension, choice_weights, exchanged_slate, greedy_slate, ratio_extension
 from pasta_gym import seeding
+from pasta_gym.softmax import softmax_mean
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 BoolArray = NDArray[np.bool_]
@@ -204,9 +205,7 @@ def choice_weighted_value(slates: IntArray, item_values: FloatArray, choice_logi
         ``(batch,)`` values.
     """
     logits = np.take_along_axis(choice_logits, slates, axis=1)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    values = np.take_along_axis(item_values, slates, axis=1)
-    return np.asarray((weights * values).sum(axis=1) / weights.sum(axis=1))
+    return softmax_mean(np.take_along_axis(item_values, slates, axis=1), logits, axis=1)
 
 
 def topk_choice_slate(

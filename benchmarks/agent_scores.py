@@ -12,6 +12,7 @@ import sys
 
 from benchmarks.pages import REPOSITORY, fill_block
 from benchmarks.score_table import SEEDS_NOTE
+from pasta_gym.command_line import errors_in_one_line
 
 PAGES: dict[str, tuple[str, ...]] = {
     "random": ("random",),
@@ -66,6 +67,7 @@ def rows_of(table: str, agents: tuple[str, ...]) -> str:
     return "\n".join([f"{lines[0]} Rows of the table in the README.", "", *head, *rows, *notes])
 
 
+@errors_in_one_line()
 def main(given: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmarks import checkpoints, runs
-from pasta_gym.trajectories.files import digest
+from pasta_gym.files import digest
 
 SETTINGS_HASH = "settings_hash"
 _OF_ONE_RUN = ("seed", "checkpoint", checkpoints.MOVED, "runs", "shards", "tracking", "hydra")

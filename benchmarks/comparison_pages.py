@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import paired, power, profiles
 from benchmarks.comparisons import BLIND, RANDOM, Comparison, Difference, compare
 from benchmarks.stats import Interval
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 if TYPE_CHECKING:
     from benchmarks.report import Report

@@ -21,7 +21,8 @@ from benchmarks import run, runs, stats
 from benchmarks.evaluate import EpisodeScores, concatenate
 from benchmarks.pages import fill_block
 from benchmarks.settings import run_identity
-from pasta_gym.trajectories.files import write_json, write_text
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import write_json, write_text
 from pasta_gym.types import BoolArray
 
 FOLDER = pathlib.Path(__file__).parent / "results"
@@ -202,6 +203,7 @@ def _paired(better: EpisodeScores, worse: EpisodeScores, rng: np.random.Generato
     return stats.difference_interval(pair, "better", "worse", rng)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Score every agent found, then write the joined CSV and print its table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion_scores", description=__doc__)

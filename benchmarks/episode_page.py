@@ -21,7 +21,8 @@ from PIL import Image
 
 from benchmarks.pages import REPOSITORY
 from benchmarks.storyboard import Scene, Story, agent_of, commonest_types, play
-from pasta_gym.trajectories.files import write_text
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import write_text
 from pasta_gym.types import ImageArray
 
 _STYLE = """
@@ -109,6 +110,7 @@ def embedded(pixels: ImageArray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+@errors_in_one_line()
 def main(given: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(

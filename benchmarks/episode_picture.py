@@ -19,6 +19,7 @@ from agents import Agent
 from agents.random_slate import RandomAgent
 from benchmarks import runs
 from benchmarks.pages import REPOSITORY
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.seeding import mix
 from pasta_gym.worlds import WorldRecipe
 
@@ -72,6 +73,7 @@ def world_of(run: pathlib.Path) -> str | WorldRecipe:
     return found
 
 
+@errors_in_one_line()
 def main(given: list[str] | None = None) -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -13,9 +13,8 @@ import argparse
 import contextlib
 import csv
 import json
-import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,8 @@ from benchmarks.rater_scores import (
     seen_through,
 )
 from benchmarks.stats import Interval, NoScaleError, difference_interval, interval, mean_intervals, normalised_intervals
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file, write_text
 from pasta_gym.mini.pool_pictures import PoolPictures
 from pasta_gym.mini.weights import weights_directory
 from pasta_gym.trajectories.rater_sessions import LABELS
@@ -265,36 +266,23 @@ def draw_reliability(scored: Mapping[str, list[Scored]], path: pathlib.Path, n: 
         axis.set(title=f"{title}, n = {n}", xlabel="predicted")
     axes[0].set_ylabel("observed")
     axes[0].legend(frameon=False, loc="upper left")
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=150, bbox_inches="tight", format="png"))
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=150, bbox_inches="tight", format="png")
     pyplot.close(figure)
-
-
-def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_csv(scored: Mapping[str, list[Scored]], path: pathlib.Path) -> None:
     """Write every rater's figures, one row each."""
-
-    def write(partial: pathlib.Path) -> None:
-        with partial.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("predictor", "model", "metric", "rater", "value"))
-            for name, runs in scored.items():
-                for i, run in enumerate(runs):
-                    for metric, values in run.by_rater.items():
-                        rows.writerows((name, i, metric, r, float(v)) for r, v in enumerate(values))
-
-    write_atomically(path, write)
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("predictor", "model", "metric", "rater", "value"))
+        for name, runs in scored.items():
+            for i, run in enumerate(runs):
+                for metric, values in run.by_rater.items():
+                    rows.writerows((name, i, metric, r, float(v)) for r, v in enumerate(values))
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluate_user_model", description=__doc__)
@@ -334,8 +322,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.page:
         fill_block(options.page, "evaluation", f"{printed_by('evaluate_user_model', arguments)}\n\n{text}")
     if options.out:
-        write_atomically(options.out / "table.md", lambda p: p.write_text(text + "\n"))
-        write_atomically(options.out / "recovery.json", lambda p: p.write_text(json.dumps(recovered, indent=2)))
+        write_text(options.out / "table.md", text + "\n")
+        write_text(options.out / "recovery.json", json.dumps(recovered, indent=2))
         write_csv(scored, options.out / "scores.csv")
         draw_reliability(scored, options.out / "reliability.png")
         print(f"\nwrote {options.out}: table.md, scores.csv, recovery.json, reliability.png")  # noqa: T201

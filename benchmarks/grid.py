@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import write_report
+from pasta_gym.command_line import errors_in_one_line
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -171,6 +172,7 @@ def _logged(work: Callable[..., Any], arguments: tuple[str, ...], log: pathlib.P
     work(*arguments)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> int:
     """Run the grid, print the table, name the files; the exit status is 1 if a job failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grid", description=__doc__)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import report_plots, runs
 from benchmarks.tracking import read_metrics
-from pasta_gym.trajectories.files import write_text
+from pasta_gym.files import write_text
 
 if TYPE_CHECKING:
     from benchmarks.comparisons import Comparison

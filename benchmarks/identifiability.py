@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 import torch
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.trajectories import TrajectoryDataset, load
 from pasta_gym.trajectories.identifiability import Tolerances, identifiability
 from pasta_gym.types import FloatArray, IntArray
@@ -55,6 +56,7 @@ def matrix_table(title: str, matrix: FloatArray | IntArray) -> str:
     return "\n".join(lines)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.identifiability", description=__doc__)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.images import PRESETS, DiffusionImages, ImageCache
 from pasta_gym.images.image_cache import CachedImage, image_key
@@ -287,6 +288,7 @@ def _no_embedding(pixels: ImageArray) -> FloatArray:
     return np.zeros((len(pixels), 1), dtype=np.float32)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.image_speed", description=__doc__)

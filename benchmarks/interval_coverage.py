@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.aggregates import Stratum, resample
 from benchmarks.paired import drawn_differences
 from benchmarks.power import LEVEL, Spread, seed_test
+from pasta_gym.command_line import errors_in_one_line
 
 SEEDS = (2, 3, 5, 10, 20)
 N_EPISODES = 100
@@ -80,6 +81,7 @@ def table(*, n_trials: int = 400, n_replicates: int = 500) -> list[str]:
     return lines
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interval_coverage", description=__doc__)

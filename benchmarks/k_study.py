@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.evaluate_user_model import write_atomically
 from benchmarks.pages import fill_block, printed_by
 from benchmarks.rater_scores import Raters, load_raters, recovery, score_ceiling, score_predictor
 from benchmarks.stats import Interval, Scores, difference_interval, mean_intervals
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file, write_text
 from pasta_gym.mini import rater_data
 from pasta_gym.mini.rater_sessions import load_pool
 from pasta_gym.types import IntArray
@@ -119,9 +120,17 @@ class Job:
 
 def _settings(job: Job) -> dict[str, Any]:
     # Where the data lies may change; which world and which labels they are may not.
-    world = json.loads((job.data / "metadata.json").read_text()).get("world_seed")
+    world = _label_metadata(job.data).get("world_seed")
     config = {"steps": job.config.steps, "sorting_starts": job.config.sorting_starts}
     return {"format": FORMAT, **config, "world": world, "labels": labels_hash(job.data)}
+
+
+def _label_metadata(data: pathlib.Path) -> dict[str, Any]:
+    path = data / "metadata.json"
+    if not path.is_file():
+        raise ValueError(f"no labels in {data}: {path} is missing; --data takes a folder such as data/labels_world_0")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def labels_hash(data: pathlib.Path) -> str:
@@ -151,7 +160,7 @@ def run_job(job: Job) -> pathlib.Path:
     if raters.is_planted:
         record["recovery"] = recovery(model, raters)
     model.save(job.out / "models" / job.record.stem)
-    write_atomically(job.record, lambda partial: partial.write_text(json.dumps(record) + "\n"))
+    write_text(job.record, json.dumps(record) + "\n")
     return job.record
 
 
@@ -305,7 +314,8 @@ def draw(
     axes[0, 0].legend(loc="upper left", frameon=False)
     for axis in axes[1]:
         axis.set_xlabel("K")
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=150, bbox_inches="tight", format="png"))
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=150, bbox_inches="tight", format="png")
     pyplot.close(figure)
 
 
@@ -313,18 +323,14 @@ def write_report(out: pathlib.Path, ceiling: dict[str, float], n_planted: int | 
     """Write ``table.md``, ``scores.csv`` and ``k_study.png`` from the fits that are there; returns the table."""
     records = read_records(out)
     text = as_table(records, ceiling)
-    write_atomically(out / "table.md", lambda partial: partial.write_text(text + "\n"))
-
-    def rows(partial: pathlib.Path) -> None:
-        with partial.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("n_types", "seed", "metric", "rater", "value"))
-            for k, of_seed in records.items():
-                for seed, record in of_seed.items():
-                    for metric, values in record["by_rater"].items():
-                        writer.writerows((k, seed, metric, i, v) for i, v in enumerate(values))
-
-    write_atomically(out / "scores.csv", rows)
+    write_text(out / "table.md", text + "\n")
+    with whole_file(out / "scores.csv") as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("n_types", "seed", "metric", "rater", "value"))
+        for k, of_seed in records.items():
+            for seed, record in of_seed.items():
+                for metric, values in record["by_rater"].items():
+                    writer.writerows((k, seed, metric, i, v) for i, v in enumerate(values))
     draw(records, ceiling, n_planted, out / FIGURE)
     return text
 
@@ -333,12 +339,12 @@ def ceiling_of(out: pathlib.Path, data: pathlib.Path, n_draws: int) -> dict[str,
     """The ceiling of one world's raters, kept in the study's folder; empty without planted truth."""
     if not n_draws or not (data / rater_data.TRUTH).is_file():
         return {}
-    world = json.loads((data / "metadata.json").read_text())["world_seed"]
+    world = _label_metadata(data)["world_seed"]
     path = out / f"ceiling-world-{world}-labels-{labels_hash(data)}-draws-{n_draws}.json"
     if not path.is_file():
         found = score_ceiling(load_raters(data), n_draws=n_draws).by_rater
         means = {metric: float(values.mean()) for metric, values in found.items()}
-        write_atomically(path, lambda partial: partial.write_text(json.dumps(means) + "\n"))
+        write_text(path, json.dumps(means) + "\n")
     kept: dict[str, float] = json.loads(path.read_text())
     return kept
 
@@ -380,6 +386,7 @@ def _put_on_page(page: pathlib.Path, text: str, figure: pathlib.Path, arguments:
     fill_block(page, "k_study", f"{printed_by('k_study', arguments)}\n\n{text}\n\n{shown}")
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.k_study", description=__doc__)
@@ -396,7 +403,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     config = StudyConfig(options.steps, ceiling_draws=options.draws)
-    pool = (options.data / json.loads((options.data / "metadata.json").read_text())["pool"]).resolve()
+    pool = (options.data / _label_metadata(options.data)["pool"]).resolve()
     folders = {
         seed: options.data if options.vary == "fit" else world_folder(options.out, pool, seed) for seed in options.seeds
     }

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import runs
-from benchmarks.evaluate_user_model import write_atomically
 from benchmarks.pages import REPOSITORY
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file
 from pasta_gym.types import FloatArray, IntArray
 
 PREFIX = "training/"
@@ -168,11 +169,13 @@ def draw(made: Mapping[str, Mapping[str, Curve]], path: pathlib.Path, command: s
             titles.append(axis.get_title())
     figure.tight_layout()
     facts = {"command": command, "panels": "; ".join(titles)}
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=100, format="png", metadata=facts))
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format="png", metadata=facts)
     pyplot.close(figure)
     return titles
 
 
+@errors_in_one_line()
 def main(given: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(

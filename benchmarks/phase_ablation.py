@@ -19,6 +19,7 @@ from benchmarks.evaluate_user_model import matrices
 from benchmarks.pages import fill_block, printed_by
 from benchmarks.rater_scores import Raters, Scored, load_raters, score_predictor
 from benchmarks.stats import Interval, difference_interval, mean_intervals
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.user_model import UserModel
 from pasta_gym.user_model.checkpoint import phase_key
 from pasta_gym.user_model.em import EMConfig
@@ -117,6 +118,7 @@ def as_table(scored: dict[str, list[Scored]]) -> str:
     return "\n".join(lines)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phase_ablation", description=__doc__)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.pages import fill_block, printed
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_sessions import load_pool
 from pasta_gym.mini.rater_users import crowd_of
@@ -116,6 +117,7 @@ def table(hands: dict[str, Hand], n_sessions: int, paper_sessions: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Print the table and put it into a page."""
     parser = argparse.ArgumentParser(

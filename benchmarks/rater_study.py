@@ -31,10 +31,11 @@ from benchmarks.pages import fill_block
 from benchmarks.rater_tables import UNTRAINED
 from benchmarks.rater_verdicts import Heard
 from benchmarks.runs import Run
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import digest, write_text
 from pasta_gym.mini.rater_users import Crowd, crowd_of, final_satisfaction, verdicts
 from pasta_gym.trajectories import EnvironmentConfig, provenance
 from pasta_gym.trajectories.environment import first_environment_seed
-from pasta_gym.trajectories.files import digest, write_text
 from pasta_gym.trajectories.rater_environment import RaterEnvironment, RaterVectorEnv
 from pasta_gym.trajectories.rater_rewards import chosen_utilities_of_types, labels_by_type, require_same_people
 from pasta_gym.trajectories.rater_sessions import LABELS, learned_users
@@ -303,6 +304,7 @@ def heard_of(answers: Sequence[Answers]) -> Heard:
     )
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Ask the raters, and write CSV files, a figure and the page's block."""
     parser = argparse.ArgumentParser(

@@ -16,7 +16,7 @@ from benchmarks.pages import printed
 from benchmarks.rater_verdicts import ANSWERS, Heard, Orders
 from benchmarks.runs import Run, RunKey
 from benchmarks.stats import Interval, Scores
-from pasta_gym.trajectories.files import write_text
+from pasta_gym.files import write_text
 from pasta_gym.types import IntArray
 
 UNTRAINED = ("random", "untrained_generator")

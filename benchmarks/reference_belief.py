@@ -15,6 +15,7 @@ from agents.slate_enumeration import expected_chosen_values, sample_choice_weigh
 from agents.slate_search import ChoiceLogits, candidate_labels
 from benchmarks.reference import ReferenceAgent, slate_size_of
 from pasta_gym import seeding
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 _DRAW = 0xD2A3  # salt of the type that posterior sampling draws
@@ -170,8 +171,7 @@ def choice_probabilities(utilities: FloatArray, slates: IntArray, choice_logits:
 def _sample_choice_probabilities(utilities: FloatArray, slates: IntArray, choice_logits: ChoiceLogits) -> FloatArray:
     """``(K, S, N, L)``."""
     logits = np.asarray(choice_logits(utilities[..., slates]), dtype=np.float64)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+    return softmax(logits)
 
 
 def values_of_information(belief: FloatArray, values: FloatArray, chances: FloatArray) -> FloatArray:

@@ -11,6 +11,7 @@ from agents.slate_search import exchanged_slate, slate_extension
 from agents.slate_selection import exact_choice_slate, top_slate
 from benchmarks.reference import ReferenceAgent, slate_size_of
 from pasta_gym import seeding
+from pasta_gym.softmax import softmax_mean
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.types import NOT_YET, CandidateGenerator, FloatArray, History, IntArray, UInt64Array
 
@@ -172,10 +173,9 @@ class ClairvoyantLookahead(ReferenceAgent):
         shown = self._pictures(prompts, seeding.mix(keys[:, None], slates, _SHOW), n_shown)
         utilities = np.asarray(self._user_model.utilities(user_types, features, shown), dtype=np.float64)
         logits = np.asarray(self._user_model.choice_logits(utilities), dtype=np.float64)
-        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         column = (logits + seeding.gumbels(seeding.mix(keys[:, None], slates, _CHOOSE))).argmax(axis=1)
         chosen = np.take_along_axis(prompts, column[:, None], axis=1)[:, 0]
-        return (chances * utilities).sum(axis=1) / chances.sum(axis=1), chosen
+        return softmax_mean(utilities, logits, axis=1), chosen
 
     def _pictures(self, ids: IntArray, keys: UInt64Array, n_images: int) -> FloatArray:
         """Draw ``n_images`` of each prompt ``(N, C)``, ``(N, C, n_images, d)``."""

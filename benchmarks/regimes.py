@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import stats
-from benchmarks.command_line import errors_in_one_line
 from benchmarks.comparisons import HOME, RANDOM, REFERENCES
 from benchmarks.pages import fill_block, printed
 from benchmarks.stats import Interval, Scores
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.types import IntArray
 
 if TYPE_CHECKING:

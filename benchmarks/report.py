@@ -27,12 +27,12 @@ from benchmarks import (
 )
 from benchmarks.cells import Cell, cells_of, improvement_over_random
 from benchmarks.checks import Check, headline_checks, of_other_settings, of_other_weights
-from benchmarks.command_line import errors_in_one_line
 from benchmarks.comparisons import CLAIRVOYANT, HOME, REFERENCES
 from benchmarks.pages import fill_block, has_block, printed, printed_by
 from benchmarks.regimes import section as regime_tables
 from benchmarks.score_table import seeds_note, table_rows
-from pasta_gym.trajectories.files import write_json, write_text
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import write_json, write_text
 
 MARK = " \\*"
 BLOCKS = ("table", "transfer")

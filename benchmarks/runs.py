@@ -17,7 +17,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from benchmarks.evaluate import EpisodeScores
-from pasta_gym.trajectories.files import write_json, write_text
+from pasta_gym.files import write_json, write_text
 
 CONFIG, SCORES, METRICS, METADATA, FAILURE = (
     "config.yaml",

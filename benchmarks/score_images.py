@@ -23,7 +23,6 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from tqdm.auto import tqdm
 
-from benchmarks.evaluate_user_model import write_atomically
 from benchmarks.fit_settings import FitSettings, read_settings, require_named_data
 from benchmarks.fit_user_model import (
     frozen_encoder,
@@ -33,7 +32,9 @@ from benchmarks.fit_user_model import (
     picture_store,
 )
 from benchmarks.run import CONFIG_FOLDER
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.encoders.clip_encoder import decode
+from pasta_gym.files import whole_file, write_text
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import NO_IMAGE, PreferenceData
 from pasta_gym.user_model.originals import Originals
@@ -139,6 +140,7 @@ def fit_command(settings: FitSettings, overrides: Sequence[str], row: str) -> st
     return shlex.join(["python", "-m", "benchmarks.fit_user_model", *overrides, *alone, row])
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -167,8 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     np.save(content, table, allow_pickle=False)
     record = json.dumps({"scorer": scorer.name, **scored_record(images, content.getvalue())}, indent=2) + "\n"
     # If this is killed between the two, they do not fit each other and are refused.
-    write_atomically(scored_path(options.out), lambda partial: partial.write_text(record))
-    write_atomically(options.out, lambda partial: partial.write_bytes(content.getvalue()))
+    write_text(scored_path(options.out), record)
+    with whole_file(options.out) as partial:
+        partial.write_bytes(content.getvalue())
     kept = table[np.isfinite(table)]
     row = f"+scores.{options.scorer.replace('.', '_')}={options.out}"
     print(  # noqa: T201

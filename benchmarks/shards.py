@@ -16,15 +16,14 @@ import gzip
 import logging
 import pathlib
 import sys
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from benchmarks import alike, runs
-from benchmarks.command_line import errors_in_one_line
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file, write_json
 
 logger = logging.getLogger(__name__)
 FOLDER = pathlib.Path("benchmarks/results")
@@ -98,10 +97,8 @@ def _add(path: pathlib.Path, finished: list[runs.Run], *, overwrite: bool) -> bo
     # Conversation by conversation: what seeds share, such as the prompt, then stands together and packs well.
     ordered = sorted((episode, int(name), line) for name, lines in rows.items() for episode, line in lines)
     text = "\n".join([str(header), *(line for _, _, line in ordered)]) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    partial.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))  # no time: equal content, equal bytes
-    partial.replace(path)
+    with whole_file(path) as partial:  # no time in it: equal content, equal bytes
+        partial.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
     write_json(sidecar(path), records)
     return True
 

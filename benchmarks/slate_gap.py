@@ -23,6 +23,7 @@ from agents.slate_selection import exact_choice_slate, top_slate
 from benchmarks.pages import fill_block
 from benchmarks.stats import interval
 from pasta_gym import seeding
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.types import NOT_YET, FloatArray, History, IntArray
 from pasta_gym.user_model.choice import choice_logits
 from pasta_gym.user_model.temperature import CONSTANT, Slopes, slate_temperature
@@ -288,6 +289,7 @@ def table(rows: Iterator[tuple[str, str, Problems]], seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slate_gap", description=__doc__)

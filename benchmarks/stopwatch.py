@@ -6,7 +6,7 @@ import pathlib
 import time
 
 from benchmarks import runs
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 
 class Stopwatch:

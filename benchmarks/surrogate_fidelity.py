@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import grammar
 from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import FloatArray, ImageGenerator, IntArray
@@ -162,6 +163,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Mean over types by the prior, and the smallest and largest type."])
 
 
+@errors_in_one_line()
 def main() -> None:
     """Print the figures, and write them if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -21,7 +21,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmarks import runs, shards
-from benchmarks.command_line import errors_in_one_line
 from benchmarks.settings import CONFIG_FOLDER, models_digest, read_settings, run_identity
 from benchmarks.sweep_progress import (
     Overrides,
@@ -33,6 +32,7 @@ from benchmarks.sweep_progress import (
     job_name,
     seconds_of_runs,
 )
+from pasta_gym.command_line import errors_in_one_line
 
 Axes = dict[str, list[str]]
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from benchmarks import runs, shards
 from benchmarks.settings import Settings
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 logger = logging.getLogger(__name__)
 Overrides = tuple[str, ...]

@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.user_model_throughput import matrix_peak
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.encoders import TableTextEncoder
 from pasta_gym.trajectories.collection import decision_keys
 from pasta_gym.trajectories.environment import EnvironmentConfig
@@ -191,6 +192,7 @@ def _row(images: str, kind: str, n_envs: int, turns: int, spent: float, clock: _
     return Timing(images, kind, n_envs, turns, turns / spent, shares)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Time the sizes asked for and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)

@@ -27,6 +27,7 @@ from agents.token_config import TokenIQLConfig
 from agents.token_iql import TokenIQLAgent, template_words
 from agents.token_loading import SCRATCH_VALUE_TOKEN, add_lora, scratch_tokenizer
 from agents.token_reading import check_reading
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.encoders.clip_encoder import DEVICES, find_device
 from pasta_gym.torchvision_ops import ensure_importable
 from pasta_gym.trajectories import TrajectoryDataset
@@ -213,6 +214,7 @@ def _resident_peak() -> int:
     return found if sys.platform == "darwin" else found * _KIBIBYTE
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure from the command line."""
     own = TokenIQLConfig()

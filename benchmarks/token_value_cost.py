@@ -31,6 +31,7 @@ from agents.token_model import ValueModel
 from agents.token_reading import cached_values, check_reading, plain_values
 from agents.token_template import Reader
 from benchmarks.evaluate import text_record
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.encoders.clip_encoder import DEVICES, find_device
 from pasta_gym.trajectories.collection import decision_keys
 from pasta_gym.trajectories.environment import EnvironmentConfig
@@ -115,6 +116,7 @@ def table(costs: Sequence[Cost], n_conversations: int) -> str:
     return "\n".join(lines)
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.token_value_cost", description=__doc__)

@@ -33,13 +33,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from agents import LearningAgent
 from benchmarks import revision
-from benchmarks.command_line import errors_in_one_line
 from benchmarks.evaluate import EvaluationConfig, evaluate
 from benchmarks.run import build_agent, make_environment, training_data
 from benchmarks.settings import CONFIG_FOLDER, Settings, config_hash, models_digest, read_settings, with_values
 from pasta_gym import seeding
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import digest, write_text
 from pasta_gym.trajectories import TrajectoryDataset, provenance
-from pasta_gym.trajectories.files import digest, write_text
 from pasta_gym.types import FloatArray
 
 SPLIT = "validation"

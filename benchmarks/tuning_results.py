@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from benchmarks.command_line import errors_in_one_line
 from benchmarks.settings import CONFIG_FOLDER, with_values
-from pasta_gym.trajectories.files import write_text
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import write_text
 
 FOLDER = pathlib.Path("benchmarks/results/tuning")
 TRIALS, BEST = "trials.csv", "best.yaml"

@@ -13,11 +13,11 @@ import pathlib
 import statistics
 import sys
 
-from benchmarks.command_line import errors_in_one_line
 from benchmarks.pages import fill_block, printed_by
 from benchmarks.settings import CONFIG_FOLDER
 from benchmarks.stats import Interval
 from benchmarks.tuning_results import Study, Trial, read_studies
+from pasta_gym.command_line import errors_in_one_line
 
 BLOCK = "tuning"
 _HEADER = ("learner", "trials", "defaults", "best trial", "luck", "what the best one changed", "minutes a trial")

@@ -13,8 +13,9 @@ import pathlib
 import numpy as np
 import torch
 
-from benchmarks.evaluate_user_model import write_atomically
 from benchmarks.pages import REPOSITORY
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file
 from pasta_gym.mini import grammar, unsaid
 from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import FloatArray, ImageArray, IntArray
@@ -100,10 +101,12 @@ def draw(model: UserModel, scores: FloatArray, values: IntArray, pixels: ImageAr
         title = f"type {user_type} ({model.prior[user_type]:.0%})\n" + "\n".join(words)
         row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(wspace=0.04, hspace=0.06)
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=90, bbox_inches="tight", format="png"))
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=90, bbox_inches="tight", format="png")
     pyplot.close(figure)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.type_gallery", description=__doc__)

@@ -20,9 +20,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from benchmarks.evaluate_user_model import write_atomically
 from benchmarks.pages import REPOSITORY
 from benchmarks.storyboard import Story, agent_of, commonest_types, play
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file
 from pasta_gym.types import ImageArray
 
 MARGIN, GAP, LABEL, HEADER, CAPTION = 14, 14, 96, 34, 82
@@ -113,6 +114,7 @@ def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(points)
 
 
+@errors_in_one_line()
 def main(given: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -136,7 +138,8 @@ def main(given: list[str] | None = None) -> None:
     words = shlex.join(sys.argv[1:] if given is None else given)
     facts = described(stories, f"python -m benchmarks.type_rollouts {words}".strip())
     picture = draw(stories)
-    write_atomically(options.out, lambda partial: picture.save(partial, format="PNG", pnginfo=facts, optimize=True))
+    with whole_file(options.out) as partial:
+        picture.save(partial, format="PNG", pnginfo=facts, optimize=True)
     sys.stdout.write(f"wrote {options.out}: {stories[0].agent} with types {', '.join(map(str, types))}\n")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pasta_gym.trajectories.files import write_text
+from pasta_gym.files import whole_file, write_text
 from pasta_gym.user_model.user_model import CHOICE_IS_FITTED, UserModel
 
 if TYPE_CHECKING:
@@ -296,7 +295,5 @@ def draw_reliability(path: pathlib.Path, rows: Mapping[str, Scores]) -> bool:
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
-    """Save a picture whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, format="png", dpi=110)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

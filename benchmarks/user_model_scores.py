@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rater_scores import SEED
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import SPLITS, PreferenceData, Source
 from pasta_gym.user_model.evaluation import pickapic_credits, rows_by_rater, turn_comparisons
 from pasta_gym.user_model.features import Shown, shown_to
 from pasta_gym.user_model.metrics import calibration_error, log_sigmoid, reliability_curve
-from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import Predictor
 from pasta_gym.user_model.rankings import FEWEST, N_SEEN, list_correlations, lists_to_rank
 
@@ -66,7 +66,7 @@ def choice_labels(predictor: Predictor, data: PreferenceData, raters: IntArray) 
 def posteriors(predictor: Predictor, evidence: Labels, rows: list[IntArray]) -> FloatArray:
     """Posterior over types from the labels in each rater's ``rows``: ``(R, K)``."""
     sums = np.array([evidence.log_likelihoods[r].sum(axis=0) for r in rows]).reshape(len(rows), len(predictor.prior))
-    return normalised(np.log(np.maximum(predictor.prior, 1e-300)) + sums)
+    return softmax(np.log(np.maximum(predictor.prior, 1e-300)) + sums)
 
 
 def predict(labels: Labels, rows: list[IntArray], posterior: FloatArray) -> tuple[FloatArray, IntArray]:

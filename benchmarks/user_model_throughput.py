@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.pages import fill_block, printed_by
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.user_model.em import EM, EMConfig
 from pasta_gym.user_model.labels import Labels
 from pasta_gym.user_model.network import ResidualHeads
@@ -158,6 +159,7 @@ def measure(dim: int, n_types: int, batch: int, device: torch.device, peak: floa
     return Measured(batch / took, flops / took / peak, slices / at_once, used / GIB)
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: print the measured table, and memory at the paper's size from the shapes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.user_model_throughput", description=__doc__)

@@ -23,6 +23,7 @@ from benchmarks.evaluate_user_model import CEILING, MODEL, UNIFORM, folders_of_w
 from benchmarks.pages import fill_block, printed_by
 from benchmarks.rater_scores import N_LABELS, Raters, Scored, load_raters, score_ceiling, score_predictor, score_uniform
 from benchmarks.stats import Interval, NoScaleError, normalised_intervals
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_data import Truth, load_truth, pool_of_labels
 from pasta_gym.settings import check_counts, check_not_negative, check_positive
@@ -251,6 +252,7 @@ def as_table(ways: dict[str, dict[str, Interval]]) -> str:
     return "\n".join(lines)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.utility_bounds", description=__doc__)

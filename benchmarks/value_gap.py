@@ -18,6 +18,8 @@ import numpy as np
 
 from benchmarks.pages import fill_block, printed_by
 from benchmarks.stats import Interval, mean_intervals
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 
 EXPECTILE = 0.7
@@ -94,8 +96,7 @@ def lay_out(world: SmallWorld) -> Tables:
     chosen = slates.reshape(-1)  # the item behind each later state
     utilities = np.concatenate([world.first[None], np.moveaxis(world.last, 1, 0)[chosen]])  # (states, K, n)
     logits = world.temperature * utilities[:, :, slates]  # (states, K, S, L)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    by_kind = weights / weights.sum(axis=-1, keepdims=True)
+    by_kind = softmax(logits)
     seen = world.shares[:, None] * by_kind[0].reshape(len(world.shares), -1)  # (K, S x L)
     belief = np.concatenate([world.shares[None], (seen / seen.sum(axis=0)).T])
     joint = belief[:, :, None, None] * by_kind
@@ -174,9 +175,7 @@ def softmax_scores(chances: FloatArray, slates: IntArray, steps: int = 25) -> Fl
     shows = slates[:, :, None] == np.arange(n_items)  # (S, L, n)
     scores = np.zeros((len(chances), n_items))
     for _ in range(steps):
-        logits = scores[:, slates]
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        model = weights / weights.sum(axis=-1, keepdims=True)
+        model = softmax(scores[:, slates])
         gradient = np.einsum("bsl,sln->bn", model - chances, shows)
         mean = np.einsum("bsl,sln->bsn", model, shows)
         curvature = np.einsum("bsl,sln,slm->bnm", model, shows, shows) - np.einsum("bsn,bsm->bnm", mean, mean)
@@ -188,9 +187,7 @@ def slateq_policy(tables: Tables, next_slate: str) -> IntArray:
     """Greedy policy of SlateQ with one softmax for everybody, its target over the ``logged`` or the ``max`` slate."""
     n_items = int(tables.slates.max()) + 1
     shows = (tables.slates[:, :, None] == np.arange(n_items)).astype(np.float64)
-    logits = softmax_scores(tables.chances, tables.slates)[:, tables.slates]
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    model = weights / weights.sum(axis=-1, keepdims=True)
+    model = softmax(softmax_scores(tables.chances, tables.slates)[:, tables.slates])
 
     def item_values(targets: FloatArray, chances: FloatArray) -> FloatArray:
         """What is worth an item when it is chosen, over all slates that show it, ``(..., n)``."""
@@ -252,6 +249,7 @@ def _cell(made: Interval) -> str:
     return f"{made.estimate:.0%} [{made.low:.0%}, {made.high:.0%}]"
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.value_gap", description=__doc__)

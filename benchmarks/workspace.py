@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import runs
 from benchmarks.tracking import METRICS, TrackingConfig, read_metrics
 from benchmarks.wandb_tracking import EPISODES, STEP, has_account
+from pasta_gym.command_line import errors_in_one_line
 
 MAIN = "evaluation/episode_return"
 """The metric that runs are sorted by."""
@@ -163,6 +164,7 @@ def missing() -> str | None:
     return None
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> int:
     """Save a workspace; the exit status is 1 if that was not possible."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workspace", description=__doc__)

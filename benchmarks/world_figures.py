@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks import surrogate_fidelity
 from benchmarks.pages import REPOSITORY, fill_block, printed_by
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import figures, weights
 from pasta_gym.user_model import figures as user_figures
 
@@ -59,6 +60,7 @@ def write_cards(record: dict[str, Any], shipped: pathlib.Path) -> None:
     weights.write_card(shipped / "user_model", card)
 
 
+@errors_in_one_line()
 def main() -> None:
     """Compute and print all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pasta_gym.candidates.llm_chat import ChatModel, ChatModelError, ChatReply, ChatRequest, Sampling, request_digest
+from pasta_gym.files import whole_file
 
 FORMAT = 1
 
@@ -82,15 +82,6 @@ class CachedChat:
         return None
 
     def _keep(self, digest: str, reply: ChatReply) -> None:
-        target = self._file(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
         told = {"format": FORMAT, "text": reply.text, "is_truncated": reply.is_truncated}
-        # A name of its own for every writer: two processes may get the same reply at once.
-        descriptor, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(told, file)
-            pathlib.Path(partial).replace(target)
-        except BaseException:
-            pathlib.Path(partial).unlink(missing_ok=True)
-            raise
+        with whole_file(self._file(digest)) as partial:
+            partial.write_text(json.dumps(told), encoding="utf-8")

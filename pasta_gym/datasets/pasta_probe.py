@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.datasets.archive import Archive
 from pasta_gym.datasets.json_rows import LARGEST_ENTRY
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.datasets.rows import shown
 from pasta_gym.datasets.tables import FORMATS, Table, open_table
+from pasta_gym.files import write_text
 
 IMAGES: tuple[str, ...] = ("jpeg", "png", "webp")
 
@@ -143,13 +144,7 @@ def _what_else(archive: Archive, member: str) -> str:
 
 def write_schema(found: Probe, path: str | pathlib.Path) -> None:
     """Write ``found.schema()`` as JSON; the file is whole or not there."""
-    target = pathlib.Path(path)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        partial.write_text(json.dumps(found.schema(), indent=2) + "\n", encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(pathlib.Path(path), json.dumps(found.schema(), indent=2) + "\n")
 
 
 def sniff(head: bytes, size: int) -> str:
@@ -225,6 +220,7 @@ def _table_schema(table: Table) -> dict[str, Any]:
     return {"kind": table.kind, "columns": list(table.columns), "types": types, "first_row": values}
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line: print what is in an archive, and write ``schema.json``."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.datasets.pasta_probe", description=__doc__)

@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.encoders.embedding_cache import EmbeddingCache, fingerprint_of
 
 
@@ -43,6 +44,7 @@ def check_folder(folder: pathlib.Path) -> list[str]:
     return lines
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> int:
     """Check a folder; returns 1 if something is broken."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.encoders.check", description=__doc__)

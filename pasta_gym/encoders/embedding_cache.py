@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -15,6 +14,7 @@ import PIL.Image
 from tqdm.auto import tqdm
 
 from pasta_gym.encoders.row_store import DTYPES, RowStore, exclusive
+from pasta_gym.files import write_json
 from pasta_gym.types import FloatArray, IntArray
 
 FORMAT = 1
@@ -304,8 +304,5 @@ class EmbeddingCache:
             if kept is not None:  # another process was first
                 self._require_same(kept)
             else:
-                path = self.folder / "identity.json"
-                partial = path.with_suffix(f".{os.getpid()}.partial")
-                partial.write_text(json.dumps(self._header, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-                partial.replace(path)
+                write_json(self.folder / "identity.json", self._header)
         self._is_described = True

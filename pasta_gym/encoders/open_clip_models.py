@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 import PIL.ImageOps
 
+from pasta_gym.files import whole_file
 from pasta_gym.torchvision_ops import ensure_importable
 
 if TYPE_CHECKING:
@@ -155,9 +155,8 @@ def write_folder(files: ClipFiles, weights: bytes, folder: pathlib.Path) -> None
         source = (files.tokenizer_folder or folder) / name
         if source.is_file():
             (folder / name).write_bytes(source.read_bytes())
-    partial = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    partial.write_bytes(weights)
-    partial.replace(folder / WEIGHTS_FILE)
+    with whole_file(folder / WEIGHTS_FILE) as partial:
+        partial.write_bytes(weights)
 
 
 def weights_files(name_or_config: str | pathlib.Path, weights: str | pathlib.Path) -> ClipFiles:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-import tempfile
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from pasta_gym.files import whole_file
 from pasta_gym.types import FloatArray, IntArray, PromptBook, TextEmbedder
 
 logger = logging.getLogger(__name__)
@@ -99,10 +99,8 @@ class TableTextEncoder:
         self._read_cache()
         ids = np.flatnonzero(self._is_filled)
         try:
-            self.cache_file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.cache_file.parent, suffix=".tmp", delete=False) as file:
+            with whole_file(self.cache_file) as partial, partial.open("wb") as file:
                 np.savez(file, ids=ids, embeddings=self._table[ids])
-            pathlib.Path(file.name).replace(self.cache_file)
         except OSError as error:
             logger.warning("prompt embeddings were not kept in %s: %s", self.cache_file, error)
         self._n_saved = len(ids)

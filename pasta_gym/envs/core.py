@@ -19,6 +19,7 @@ from pasta_gym.envs.answers import (
 )
 from pasta_gym.envs.assembly import Parts
 from pasta_gym.seeding import CANDIDATES, CHOICE, EPISODE, IMAGE, PROMPT, USER, gumbels, integers, mix, uniforms
+from pasta_gym.softmax import softmax
 from pasta_gym.types import NOT_YET, BoolArray, FloatArray, History, ImageArray, Images, IntArray, UInt64Array
 
 REWARD_SCALE = 10.0
@@ -269,12 +270,11 @@ class Conversations:
         if not self.parts.config.reveal:
             return shown
         logits = np.asarray(self.parts.user_model.choice_logits(self.utilities), dtype=np.float64)
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         has_slate = (self.turns > 0)[:, None]
         return shown | {
             "user_type": self.user_types.copy(),
             "utilities": self.utilities.copy(),
-            "choice_probabilities": np.where(has_slate, weights / weights.sum(axis=-1, keepdims=True), 0.0),
+            "choice_probabilities": np.where(has_slate, softmax(logits), 0.0),
         }
 
     def _index(self, rows: IntArray) -> Rows:

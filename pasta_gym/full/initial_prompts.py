@@ -17,8 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pasta_gym.candidates.llm_words import count_words
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.datasets.records import Comparison, Rating, Session
 from pasta_gym.datasets.splits import normalised_prompt, split_of_prompt
+from pasta_gym.files import write_text
 
 MAX_WORDS = 10
 """Longest initial prompt; candidates have room to grow from there."""
@@ -173,6 +175,7 @@ def read_options(kind: str, given: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Write the short prompts of a preference dataset to a file."""
     from pasta_gym.datasets import open_dataset
@@ -190,10 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset.comparisons(), dataset.ratings(), dataset.sessions()
     )
     prompts = list(itertools.islice(short_prompts(record.prompt for record in records), given.limit))
-    partial = given.out.with_name(f".{given.out.name}.{os.getpid()}")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
-    partial.replace(given.out)
+    write_text(given.out, "".join(f"{prompt}\n" for prompt in prompts))
     sys.stdout.write(f"{len(prompts)} prompts in {given.out}\n")
 
 

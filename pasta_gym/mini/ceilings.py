@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pasta_gym.mini import raters
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 
 
@@ -79,10 +80,7 @@ def comparison_log_likelihoods(crowd: Crowd, first: FloatArray, second: FloatArr
 
 def posterior_weights(log_likelihoods: FloatArray) -> FloatArray:
     """Importance weights of the draws: ``(n, D)`` log-likelihoods of the labels seen to ``(D,)`` summing to 1."""
-    total = log_likelihoods.sum(axis=0)
-    weights = np.exp(total - total.max())
-    result: FloatArray = weights / weights.sum()
-    return result
+    return softmax(log_likelihoods.sum(axis=0))
 
 
 def effective_draws(weights: FloatArray) -> float:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import clip, grammar, painter, reader, sdxl, unsaid
 from pasta_gym.mini.training_data import PaintedSet, to_unit
 
@@ -151,6 +152,7 @@ def contact_sheet(rows: int = 8, columns: int = 8, seed: int = SEED + 3) -> NDAr
     return sheet
 
 
+@errors_in_one_line()
 def main() -> None:
     """Print the figures, and write them and the contact sheet if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,13 +7,13 @@ session, so that any picture is read without the others.
 from __future__ import annotations
 
 import io
-import os
 import pathlib
 from functools import lru_cache
 
 import numpy as np
 import PIL.Image
 
+from pasta_gym.files import whole_file
 from pasta_gym.seeding import IMAGE, mix
 from pasta_gym.types import ImageArray, IntArray, UInt64Array
 
@@ -44,10 +44,8 @@ def pictures_path(folder: pathlib.Path, first: int) -> pathlib.Path:
 
 def write_pictures(folder: pathlib.Path, first: int, pictures: ImageArray) -> None:
     """Write a shard's pictures ``(B, n_images, height, width, 3)`` whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"partial-pictures-{os.getpid()}.npy"
-    np.save(partial, pictures, allow_pickle=False)
-    partial.replace(pictures_path(folder, first))
+    with whole_file(pictures_path(folder, first)) as partial, partial.open("wb") as file:
+        np.save(file, pictures, allow_pickle=False)
 
 
 class PoolPictures:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import whole_file, write_text
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.rater_sessions import (
     ENCODER,
@@ -29,7 +31,6 @@ from pasta_gym.mini.rater_sessions import (
     encoder_of_pool,
     load_pool,
     paint_sessions,
-    write_text_atomically,
 )
 from pasta_gym.types import FloatArray, IntArray
 
@@ -248,7 +249,7 @@ def label(
         "mean_column_utility": float(utilities.mean()),
         "best_column_chosen": float(raters.choice_probabilities(utilities, people.temperature).max(axis=-1).mean()),
     }
-    write_text_atomically(folder / "metadata.json", json.dumps(metadata, indent=2) + "\n")
+    write_text(folder / "metadata.json", json.dumps(metadata, indent=2) + "\n")
     return metadata
 
 
@@ -266,10 +267,9 @@ def _write_table(path: pathlib.Path, columns: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    partial = path.with_suffix(f".{os.getpid()}")
     rows = {n: c.tolist() if isinstance(c, np.ndarray) and c.ndim > 1 else c for n, c in columns.items()}
-    pq.write_table(pa.table(rows), partial, compression="zstd")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(pa.table(rows), partial, compression="zstd")
 
 
 @dataclass(frozen=True)
@@ -286,19 +286,18 @@ class Truth:
 
 
 def _save_truth(path: pathlib.Path, archetypes: raters.Archetypes, people: raters.Raters) -> None:
-    partial = path.with_name(f"partial-{os.getpid()}.npz")
-    np.savez_compressed(
-        partial,
-        seed=archetypes.seed,
-        shares=archetypes.shares,
-        signs=archetypes.signs,
-        archetype_weights=archetypes.weights,
-        archetypes=people.archetypes,
-        weights=people.weights,
-        temperature=people.temperature,
-        config=json.dumps(dataclasses.asdict(people.config)),
-    )
-    partial.replace(path)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            seed=archetypes.seed,
+            shares=archetypes.shares,
+            signs=archetypes.signs,
+            archetype_weights=archetypes.weights,
+            archetypes=people.archetypes,
+            weights=people.weights,
+            temperature=people.temperature,
+            config=json.dumps(dataclasses.asdict(people.config)),
+        )
 
 
 def load_truth(folder: pathlib.Path) -> Truth:
@@ -330,6 +329,7 @@ def _studio(name: str) -> Studio:
     return studio
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line: ``paint`` a pool, or ``label`` one for a world."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.mini.rater_data", description=__doc__)

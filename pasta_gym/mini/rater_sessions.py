@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from pasta_gym.files import whole_file, write_text
 from pasta_gym.mini import grammar, raters
 from pasta_gym.mini.pool_pictures import image_keys, pictures_path, write_pictures
 from pasta_gym.seeding import CANDIDATES, CHOICE, gumbels, mix, uniforms
@@ -334,7 +334,7 @@ def paint_sessions(
         # Labels, and users fitted to them, say which encoder's embeddings they are about.
         encoder = getattr(studio.images, "encoder_sha256", None)
         record = {**mine, "temperature": temperature, _PILOT: {"slates": len(utilities)}, ENCODER: encoder}
-        write_text_atomically(folder / "pool.json", json.dumps(record, indent=2) + "\n")
+        write_text(folder / "pool.json", json.dumps(record, indent=2) + "\n")
     elif {k: record.get(k) for k in mine} != mine:
         raise ValueError(f"{folder} holds a pool of another configuration; give another folder or delete it")
     _, people = crowd(config.world_seed, config.n_raters, float(record["temperature"]), rater_config)
@@ -354,16 +354,8 @@ def paint_sessions(
         shard, _, painted = _play(studio, split, ids, who[ids], prompts[ids], people, config, progress=progress)
         if pictures is not None:
             write_pictures(pictures, int(ids[0]), painted)
-        partial = folder / f"partial-{os.getpid()}.npz"
-        np.savez_compressed(partial, allow_pickle=False, **shard)
-        partial.replace(path)
-
-
-def write_text_atomically(path: pathlib.Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **shard)
 
 
 def _read_pool_record(folder: pathlib.Path) -> dict[str, Any] | None:

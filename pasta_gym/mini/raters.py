@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasta_gym.mini import grammar
+from pasta_gym.softmax import softmax
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
@@ -325,10 +326,7 @@ def column_utilities(utilities: FloatArray, sharpness: float = DEFAULT_CONFIG.be
 
 def choice_probabilities(utilities: FloatArray, temperature: float) -> FloatArray:
     """Multinomial logit over columns ``(..., L)`` with logits ``temperature * utility``."""
-    logits = temperature * utilities
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: FloatArray = weights / weights.sum(axis=-1, keepdims=True)
-    return result
+    return softmax(temperature * utilities)
 
 
 def calibrate_temperature(utilities: FloatArray, best_share: float = DEFAULT_CONFIG.best_share) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import (
     clip,
     grammar,
@@ -145,6 +146,7 @@ def train_mini_surrogate(arguments: argparse.Namespace, runs: pathlib.Path, ship
     weights.write_card(folder, _card("surrogate", config, data=data, fitted_to=fitted_to))
 
 
+@errors_in_one_line()
 def main() -> None:
     """Parse the command line and train one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

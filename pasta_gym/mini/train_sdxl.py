@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from pasta_gym.files import whole_file
 from pasta_gym.mini import grammar, sdxl
 from pasta_gym.mini.tokenizer import build_tokenizer, tokenize
 from pasta_gym.mini.training_data import PaintedSet, painted_set, to_unit
@@ -86,9 +86,8 @@ def encode_latents(vae: AutoencoderKL, data: PaintedSet, path: pathlib.Path) -> 
             for i in tqdm(range(0, len(data), 64), desc="encoding", mininterval=5):
                 x = torch.from_numpy(to_unit(data.images[i : i + 64])).to(memory_format=torch.channels_last)
                 out[i : i + 64] = vae.encode(x).latent_dist.mean.float().numpy()
-        partial = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, out)
-        partial.replace(path)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, out)
     latents: NDArray[np.float32] = np.load(path)
     return latents
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from pasta_gym.files import whole_file
 from pasta_gym.mini import grammar, painter, unsaid
 
 
@@ -55,11 +56,9 @@ def painted_set(n: int, seed: int) -> PaintedSet:
     folder = cache_directory() / f"painted-{n}-{seed}-{digest:08x}"
     path = folder / "images.npy"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         images = np.stack([painter.paint(v, rng) for v in tqdm(shown, desc=f"painting {n}", mininterval=5)])
-        partial = folder / f"images.{os.getpid()}.npy"
-        np.save(partial, images)
-        partial.replace(path)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, images)
     return PaintedSet(said, shown, np.load(path, mmap_mode="r"))
 
 

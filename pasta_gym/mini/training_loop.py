@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from tqdm.auto import tqdm
+
+from pasta_gym.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,6 @@ def optimise(
                     json.dumps({"step": step + 1, "seconds": round(time.monotonic() - began, 1), **figures}) + "\n"
                 )
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            partial = checkpoint.with_suffix(f".{os.getpid()}")
             state = {
                 "module": module.state_dict(),
                 "optimiser": optimiser.state_dict(),
@@ -136,8 +136,8 @@ def optimise(
                 "step": step + 1,
                 "key": key,
             }
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            with whole_file(checkpoint) as partial:
+                torch.save(state, partial)
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):
             parameter.copy_(mean)

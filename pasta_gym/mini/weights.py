@@ -10,6 +10,8 @@ import pathlib
 import platform
 from typing import TYPE_CHECKING, Any
 
+from pasta_gym.files import whole_file, write_text
+
 if TYPE_CHECKING:
     import torch
 
@@ -75,10 +77,8 @@ def save_weights(module: torch.nn.Module, path: pathlib.Path) -> None:
     def half(t: torch.Tensor) -> torch.Tensor:
         return (t.half() if t.is_floating_point() else t).contiguous().clone()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({k: half(v.detach()) for k, v in module.state_dict().items()}, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file({k: half(v.detach()) for k, v in module.state_dict().items()}, partial, metadata={"format": "pt"})
 
 
 def file_hash(path: pathlib.Path) -> str:
@@ -104,10 +104,7 @@ def add_figures(folder: pathlib.Path, figures: dict[str, Any]) -> None:
 
 
 def _replace_card(folder: pathlib.Path, card: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"card.{os.getpid()}.partial"
-    partial.write_text(json.dumps(card, indent=2) + "\n")
-    partial.replace(folder / CARD_FILE)
+    write_text(folder / CARD_FILE, json.dumps(card, indent=2) + "\n")
 
 
 def check_files(folder: pathlib.Path) -> None:

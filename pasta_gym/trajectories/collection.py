@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from pasta_gym import seeding
+from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.files import digest, whole_folder
 from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.settings import check_whole
 from pasta_gym.trajectories import provenance, random_policy, storage, untrained_policy
 from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.environment import SEED_STRIDE, EnvironmentConfig, first_environment_seed
-from pasta_gym.trajectories.files import digest, whole_folder
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
 _ACTION = 0xAC7104  # salt of the logging policy's keys
@@ -242,6 +243,7 @@ def _installed() -> bool:
     return True
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Collect a dataset from the command line and print its folder."""
     parser = argparse.ArgumentParser(

@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
-from pasta_gym.trajectories.files import digest, file_digest
+from pasta_gym.files import digest, file_digest
 
 PACKAGES = ("numpy", "torch", "gymnasium", "diffusers", "transformers", "open_clip_torch", "pyarrow", "safetensors")
 

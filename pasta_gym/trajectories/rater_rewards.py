@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from pasta_gym.files import digest, file_digest
 from pasta_gym.mini.rater_users import Crowd
-from pasta_gym.trajectories.files import digest, file_digest
+from pasta_gym.softmax import softmax
 from pasta_gym.trajectories.rater_environment import raters_of_episodes
 from pasta_gym.trajectories.storage import Shard
 from pasta_gym.types import FloatArray, IntArray, UserModelProtocol
@@ -42,10 +43,8 @@ def session_posteriors(
     Returns:
         ``(n, K)`` float64, rows sum to 1.
     """
-    from pasta_gym.user_model.posterior import normalised
-
     with np.errstate(divide="ignore"):
-        return normalised(np.log(users.posterior(prompt_embeddings, slate_images, choices)) + label_log_likelihoods)
+        return softmax(np.log(users.posterior(prompt_embeddings, slate_images, choices)) + label_log_likelihoods)
 
 
 def chosen_utilities_of_types(

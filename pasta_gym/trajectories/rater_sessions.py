@@ -10,6 +10,7 @@ import pathlib
 import sys
 from dataclasses import dataclass, field
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini.rater_users import CROWD_FILES, crowd_of
 from pasta_gym.trajectories import random_policy
 from pasta_gym.trajectories.collection import POLICIES, CollectionConfig, Progress, collect
@@ -85,6 +86,7 @@ def learned_users(environment: EnvironmentConfig) -> UserModelProtocol:
     return make_world(environment.world).users(environment.user_model, environment.aggregator)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Collect sessions from the command line and print their folder."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.trajectories.rater_sessions", description=__doc__)

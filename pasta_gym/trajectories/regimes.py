@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.files import digest
 from pasta_gym.trajectories.collection import CollectionConfig, Progress, collect
 from pasta_gym.trajectories.dataset import TrajectoryDataset
 from pasta_gym.trajectories.environment import EnvironmentConfig
-from pasta_gym.trajectories.files import digest
 from pasta_gym.trajectories.rater_sessions import RaterSessionsConfig
 from pasta_gym.trajectories.storage import load
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.files import write_json
 from pasta_gym.trajectories.dataset import TrajectoryDataset
-from pasta_gym.trajectories.files import write_json
 from pasta_gym.types import FloatArray, IntArray
 
 FORMAT_VERSION = 1

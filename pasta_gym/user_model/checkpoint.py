@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pasta_gym.files import write_text
 from pasta_gym.user_model.data import PreferenceData
 
 logger = logging.getLogger(__name__)
@@ -144,16 +145,12 @@ class Checkpoints:
             "runs": {run: state.numbers for run, state in runs.items()},
             "numbers": dict(numbers),
         }
-        partial = self.folder / f".{RECORD}.{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(plain, path)
             _sync(path)
-            partial.write_text(json.dumps(record), encoding="utf-8")
-            _sync(partial)
-            partial.replace(self.folder / RECORD)
+            write_text(self.folder / RECORD, json.dumps(record))
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             logger.warning("no checkpoint was written to %s (%s); the fit goes on without", self.folder, error)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from array import array
 from collections.abc import Callable, Hashable, Sequence
@@ -12,6 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pasta_gym.encoders.embedding_cache import EmbeddingCache
+from pasta_gym.files import whole_file
 from pasta_gym.types import FloatArray, IntArray
 
 T = TypeVar("T")
@@ -151,15 +151,10 @@ def _spill(every: FloatArray, rows: IntArray, file: pathlib.Path) -> FloatArray:
 
     It is mapped before it gets its name, under which another process may put its own at any moment.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with whole_file(file) as partial:
         out = np.lib.format.open_memmap(partial, mode="w+", dtype=every.dtype, shape=(len(rows), every.shape[1]))
         for start in range(0, len(rows), _COPIED_AT_ONCE):
             out[start : start + _COPIED_AT_ONCE] = every[rows[start : start + _COPIED_AT_ONCE]]
         out.flush()
         mapped: FloatArray = np.load(partial, mmap_mode="c", allow_pickle=False)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     return mapped

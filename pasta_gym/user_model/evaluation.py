@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.metrics import (
@@ -23,7 +24,6 @@ from pasta_gym.user_model.metrics import (
     score_choices,
     score_pairs,
 )
-from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import ModelPredictor, Predictor
 from pasta_gym.user_model.user_model import UserModel
 
@@ -102,7 +102,7 @@ def posterior_after(predictor: Predictor, data: PreferenceData, rows: IntArray, 
     logits = pair_logits(predictor, data, rows[:, :n])
     labels = data.pair_labels[rows[:, :n]][..., None]
     likelihood = labels * log_sigmoid(logits) + (1 - labels) * log_sigmoid(-logits)
-    return normalised(np.log(predictor.prior) + likelihood.sum(axis=1))
+    return softmax(np.log(predictor.prior) + likelihood.sum(axis=1))
 
 
 def type_posteriors(model: UserModel, data: PreferenceData, rows: IntArray, n: int) -> FloatArray:
@@ -299,7 +299,7 @@ def _scored_halves(
     for mine in by_rater:
         start, end = end, end + len(mine)
         learn, test = np.split(rng.permutation(np.arange(start, end)), [len(mine) // 2])
-        posterior = normalised(np.log(predictor.prior) + likelihoods[learn].sum(axis=0))
+        posterior = softmax(np.log(predictor.prior) + likelihoods[learn].sum(axis=0))
         differences.append(logits[test] @ posterior / predictor.comparison_temperature)
         preferences.append(np.exp(log_sigmoid(logits[test])) @ posterior)
         labels.append(y[test])

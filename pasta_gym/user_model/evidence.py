@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.metrics import log_sigmoid
-from pasta_gym.user_model.posterior import normalised, rows_by_rater
+from pasta_gym.user_model.posterior import rows_by_rater
 from pasta_gym.user_model.sequential import SequentialConfig
 from pasta_gym.user_model.session_losses import cross_turn_terms, in_turn_terms
 from pasta_gym.user_model.user_model import UserModel
@@ -343,7 +344,7 @@ def type_posterior(model: UserModel, evidence: Evidence) -> FloatArray:
                 "number the raters from 0 or raise n_raters"
             )
         np.add.at(joint, raters, likelihoods)
-    return normalised(joint)
+    return softmax(joint)
 
 
 def most_likely_type(model: UserModel, evidence: Evidence) -> IntArray:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import ceilings, grammar, raters
 from pasta_gym.mini.rater_data import Truth, load_truth, pool_of_labels
 from pasta_gym.mini.rater_sessions import Pool
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData, load_preferences
 from pasta_gym.user_model.em import rater_log_likelihoods
@@ -31,7 +33,6 @@ from pasta_gym.user_model.evidence import rating_deviation
 from pasta_gym.user_model.fit import ONE_TYPE
 from pasta_gym.user_model.labels import labels_of
 from pasta_gym.user_model.metrics import adjusted_rand_index, score_choices, score_pairs, spearman
-from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.rankings import ranking_correlation
 from pasta_gym.user_model.user_model import UserModel
 
@@ -140,7 +141,7 @@ def posterior_from_all_labels(model: UserModel, data: PreferenceData, who: IntAr
     """Posterior over types from all pairs, rankings and ratings of each rater ``(R,)``: ``(R, K)``."""
     nu = rating_deviation(model)
     likelihood = rater_log_likelihoods(model.score_model, labels_of(data, who), nu).numpy().astype(np.float64)
-    return normalised(np.log(model.prior) + likelihood)
+    return softmax(np.log(model.prior) + likelihood)
 
 
 def taste_fidelity(
@@ -314,6 +315,7 @@ def _short(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line: print the tables, and write the figures as JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.user_model.figures", description=__doc__)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.checkpoint import Checkpoints
 from pasta_gym.user_model.choice import ChoiceConfig, ChoiceFit, fit_choice_model
@@ -220,6 +221,7 @@ def fit_folder(
     )
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line: fit K types, and one type for comparison, and save both."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.user_model.fit", description=__doc__)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.mini import rater_data
 from pasta_gym.mini.training_data import cache_directory
 
@@ -69,6 +70,7 @@ def fit_world(number: int, n_types: int = N_TYPES, *, pool: pathlib.Path = POOL)
     return folder
 
 
+@errors_in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     """Command line: make every named world with every number of types."""
     parser = argparse.ArgumentParser(prog="python -m pasta_gym.user_model.fit_world", description=__doc__)

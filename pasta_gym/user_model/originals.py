@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import torch
 from pasta_gym.datasets.records import DatasetError
 from pasta_gym.encoders.clip_encoder import ClipEncoder
 from pasta_gym.encoders.embedding_cache import image_key
+from pasta_gym.files import whole_file
 from pasta_gym.types import IntArray
 from pasta_gym.user_model.embedding_table import Item
 from pasta_gym.user_model.features import EncodedFeatures
@@ -61,10 +61,8 @@ class Originals:
         path = self._path(key)
         if path.is_file() and path.stat().st_size == len(item.content):
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(item.content)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_bytes(item.content)
 
     def images(self, rows: IntArray) -> list[bytes]:
         """Read the encoded files of rows ``(n,)``.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-
-from pasta_gym.types import FloatArray
 
 
 def log_posterior(log_prior: torch.Tensor, log_likelihoods: torch.Tensor) -> torch.Tensor:
@@ -46,10 +43,3 @@ def choice_log_likelihood(log_probabilities: torch.Tensor, choices: torch.Tensor
 def rows_by_rater(values: torch.Tensor, raters: torch.Tensor, n_raters: int) -> torch.Tensor:
     """Sum label rows ``(n, K)`` by rater ``(n,)`` in ``0..n_raters - 1``: ``(n_raters, K)``."""
     return values.new_zeros(n_raters, values.shape[-1]).index_add_(0, raters, values)
-
-
-def normalised(joint: FloatArray) -> FloatArray:
-    """Turn unnormalised log-probabilities ``(..., K)`` into probabilities that sum to 1 over the last axis."""
-    weights = np.exp(joint - joint.max(axis=-1, keepdims=True))
-    result: FloatArray = weights / weights.sum(axis=-1, keepdims=True)
-    return result

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pasta_gym.softmax import log_softmax
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.encoder_identity import require_encoder_of_data
@@ -134,7 +135,7 @@ class ScorePredictor:
 
     def log_choice_probabilities(self, utilities: FloatArray) -> FloatArray:
         """Return the log-probability of choosing each column ``(..., L)``."""
-        return _log_softmax(self.choice_temperature * utilities)
+        return log_softmax(self.choice_temperature * utilities)
 
 
 def clip_score(data: PreferenceData) -> ScoreFunction:
@@ -274,7 +275,7 @@ def calibrated(score: ScoreFunction, data: PreferenceData, split: str = "train")
     chosen = data.session_choices[sessions, turns][:, None]
 
     def likelihood(tau: float) -> float:
-        return float(np.take_along_axis(_log_softmax(tau * columns), chosen, axis=1).mean())
+        return float(np.take_along_axis(log_softmax(tau * columns), chosen, axis=1).mean())
 
     return ScorePredictor(score, comparison, _best_scale(likelihood))
 
@@ -297,9 +298,3 @@ def _best_scale(likelihood: Callable[[float], float], low: float = 1e-4, high: f
         else:
             a = c
     return math.exp((a + b) / 2.0)
-
-
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: FloatArray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result

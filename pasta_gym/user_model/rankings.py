@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pasta_gym.softmax import softmax
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.data import PreferenceData
 from pasta_gym.user_model.evaluation import held_out, means, rows_by_rater, type_posteriors
 from pasta_gym.user_model.metrics import hps_spearman, log_sigmoid, spearman
-from pasta_gym.user_model.posterior import normalised
 from pasta_gym.user_model.predictors import ModelPredictor, Predictor
 from pasta_gym.user_model.user_model import UserModel
 
@@ -75,7 +75,7 @@ def list_correlations(
         better, worse = np.triu_indices(N_SEEN, 1)
         gaps = by_type[:, seen[better]] - by_type[:, seen[worse]]
         likelihood = log_sigmoid(predictor.comparison_temperature * gaps).sum(axis=1)
-        posterior = normalised(np.log(predictor.prior) + likelihood)
+        posterior = softmax(np.log(predictor.prior) + likelihood)
         correlations.append(hps_spearman(by_type[:, left], posterior))
     return data.ranking_raters[rows], np.array(correlations, dtype=np.float64)
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import shutil
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pasta_gym.files import whole_file, write_json
 from pasta_gym.types import FloatArray, IntArray
 from pasta_gym.user_model.choice import choice_logits, log_choice_probabilities
 from pasta_gym.user_model.encoder_identity import ENCODER_FOLDER, has_own_encoder
@@ -315,20 +315,18 @@ class UserModel:
         tensors["prior"] = torch.from_numpy(self.prior.astype(np.float64))
         for name, numbers in self._choice.items():
             tensors[f"choice.{name}"] = numbers.tensor()
-        partial = folder / f"{WEIGHTS}.{os.getpid()}"
-        save_file(tensors, partial)
+        with whole_file(folder / WEIGHTS) as partial:
+            save_file(tensors, partial)
+            sha256 = _sha256(partial)
         record = {
             **self.metadata,
             "format": FORMAT,
             "n_types": self.n_types,
             "embedding_dim": self.embedding_dim,
             "aggregator": self.aggregator,
-            "sha256": _sha256(partial),
+            "sha256": sha256,
         }
-        partial.replace(folder / WEIGHTS)
-        text = folder / f"{METADATA}.{os.getpid()}"
-        text.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        text.replace(folder / METADATA)
+        write_json(folder / METADATA, record)
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> UserModel:

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import comparisons, html_report, report, report_plots, runs, shards, stats
 from benchmarks.evaluate import EpisodeScores
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AGENTS = {"random": 3.0, "blind_slate_aware": 4.0, "clairvoyant": 5.0, "iql": 4.4}

@@ -79,7 +79,7 @@ def test_both_ways_paint_the_same_pictures(kind, tmp_path):
 
 @pytest.mark.parametrize("name", ["prompts", "batch-size", "repeats"])
 def test_counts_are_positive(name):
-    with pytest.raises(ValueError, match=f"{name.replace('-', '_')} must be at least 1, got 0"):
+    with pytest.raises(SystemExit, match=f"{name.replace('-', '_')} must be at least 1, got 0"):
         image_speed.main(["--model", "mini", f"--{name}", "0"])
 
 

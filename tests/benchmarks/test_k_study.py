@@ -79,7 +79,7 @@ def test_a_stopped_study_goes_on_where_it_was(study, labels, monkeypatch, capsys
 
 
 def test_fits_of_other_settings_are_not_mixed_in(study, labels):
-    with pytest.raises(ValueError, match=r"types-01-seed-0.json is of a study with other settings"):
+    with pytest.raises(SystemExit, match=r"types-01-seed-0.json is of a study with other settings"):
         k_study.main([*arguments(labels, study), "--steps", "5"])
 
 
@@ -93,10 +93,10 @@ def test_fits_of_other_labels_of_the_same_world_are_not_mixed_in(study, labels, 
     pairs = pq.read_table(copy / "pairs.parquet").to_pydict()
     pairs["label"][0] = 1.0 - pairs["label"][0]
     pq.write_table(pa.table(pairs), copy / "pairs.parquet")
-    with pytest.raises(ValueError, match=r"types-01-seed-0\.json is of a study with other settings .*'labels': "):
+    with pytest.raises(SystemExit, match=r"types-01-seed-0\.json is of a study with other settings .*'labels': "):
         k_study.main(arguments(copy, out))
     # Seeds that are not there yet find nothing of their own to be compared with.
-    with pytest.raises(ValueError, match=r"types-01-seed-7\.json is of a study with other settings .*seed-0\.json"):
+    with pytest.raises(SystemExit, match=r"types-01-seed-7\.json is of a study with other settings .*seed-0\.json"):
         k_study.main([*arguments(copy, out), "--seeds", "7", "--types", "1"])
     assert not (out / "fits" / "types-01-seed-7.json").exists()
     k_study.ceiling_of(out, copy, 30)

@@ -219,7 +219,7 @@ def test_the_command_judges_finished_runs_and_goes_on_where_it_stopped(trained, 
     assert "Raters: " in text
     assert "- Raters" in text.split("| excess |")[1]
     (out / "parts" / next((out / "parts").iterdir()).name / "0000000-3.csv").write_text("episode\n1\n")
-    with pytest.raises(ValueError, match="delete it and run again"):
+    with pytest.raises(SystemExit, match="delete it and run again"):
         rater_study.main(command)
 
 

@@ -8,7 +8,7 @@ from benchmarks import regimes, runs
 from benchmarks.evaluate import EpisodeScores
 from benchmarks.report import make_reports, write_report
 from benchmarks.runs import RunKey
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 
 def store(root, agent, data, seed, returns, first=0):

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from benchmarks import held_out, report, runs, score_table, stats, transfer
 from benchmarks.evaluate import EpisodeScores
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 
 def plant(

@@ -58,7 +58,7 @@ def test_every_picture_is_scored_for_the_prompt_it_was_judged_for(hpd, tmp_path,
 
 def test_scorers_are_found_by_name_with_their_weights(hpd, tmp_path, monkeypatch):
     _, words = hpd
-    with pytest.raises(ValueError, match=r"HPS_v2\.1_compressed\.pt is missing"):
+    with pytest.raises(SystemExit, match=r"HPS_v2\.1_compressed\.pt is missing"):
         score_images.main(["--scorer", "hpsv2.1", "--folder", str(tmp_path), "--out", str(tmp_path / "a.npy"), *words])
     assert not (tmp_path / "cache").exists()  # nothing was read before
     monkeypatch.setattr(ClipEncoder, "pretrained", ClipEncoder.mini)
@@ -69,7 +69,7 @@ def test_scorers_are_found_by_name_with_their_weights(hpd, tmp_path, monkeypatch
     kept = np.load(tmp_path / "a.npy")
     state["layers.7.bias"] += float("nan")
     save_file(state, tmp_path / "sac+logos+ava1-l14-linearMSE.safetensors")
-    with pytest.raises(ValueError, match=r"aesthetic V2 gives image 0 for the prompt 'a red fox' nan.*weights broken"):
+    with pytest.raises(SystemExit, match=r"aesthetic V2 gives image 0 for the prompt 'a red fox' nan.*weights broken"):
         score_images.main([*given, *words])
     assert np.array_equal(np.load(tmp_path / "a.npy"), kept)  # whole, or as it was
 
@@ -95,11 +95,11 @@ def test_the_card_of_a_fit_on_the_same_data_takes_the_scores(tmp_path, monkeypat
 
 def test_data_without_pictures_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fit_user_model, "open_dataset", lambda kind, **options: Shop())
-    with pytest.raises(ValueError, match=r"image .*0a0'\) comes as an embedding, without pixels.*no scorer can look"):
+    with pytest.raises(SystemExit, match=r"image .*0a0'\) comes as an embedding, without pixels.*no scorer can look"):
         run(tmp_path / "clip.npy", [f"cache={tmp_path / 'cache'}"])
     monkeypatch.undo()
     limits = [f"limits.max_{kind}=0" for kind in ("comparisons", "ratings", "sessions")]
-    with pytest.raises(ValueError, match="mini shows no pictures; are its limits 0"):
+    with pytest.raises(SystemExit, match="mini shows no pictures; are its limits 0"):
         run(tmp_path / "clip.npy", [f"cache={tmp_path / 'cache'}", *limits])
     assert not (tmp_path / "clip.npy").exists()
 

@@ -90,5 +90,5 @@ def test_the_command_prints_every_kind_of_problem(capsys, tmp_path, monkeypatch)
     assert len(rows) == 8
     assert sum("| mini |" in row for row in rows) == 4
     assert sum(row.rstrip().endswith("|  |") for row in rows) == 6, "only a known type has one ratio"
-    with pytest.raises(ValueError, match="must be 1 or more, got 0"):
+    with pytest.raises(SystemExit, match="must be 1 or more, got 0"):
         slate_gap.main(["--problems", "0"])

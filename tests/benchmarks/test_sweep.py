@@ -16,8 +16,8 @@ from benchmarks import sweep, sweep_progress
 from benchmarks.run import run
 from benchmarks.settings import CONFIG_FOLDER, models_digest, read_settings
 from benchmarks.sweep_progress import Planned, Projection, Recorded, Watch, announcement
+from pasta_gym.files import write_json
 from pasta_gym.mini.weights import weights_directory
-from pasta_gym.trajectories.files import write_json
 from pasta_gym.user_model import fit_world
 from pasta_gym.user_model.fit_world import model_folder
 from pasta_gym.worlds import make_world

@@ -67,7 +67,7 @@ def test_conversations_have_the_sizes_asked_for():
 
 @pytest.mark.parametrize("name", ["batch-size", "micro-batch-size", "words", "repeats"])
 def test_counts_are_positive(name):
-    with pytest.raises(ValueError, match=f"{name.replace('-', '_')} must be at least 1, got 0"):
+    with pytest.raises(SystemExit, match=f"{name.replace('-', '_')} must be at least 1, got 0"):
         token_update_cost.main([*TINY, f"--{name}", "0"])
 
 

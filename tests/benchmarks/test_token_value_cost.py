@@ -65,5 +65,5 @@ def test_the_model_is_read_on_the_device_and_in_the_precision_asked_for(tiny, mo
 
 
 def test_a_bad_number_is_refused():
-    with pytest.raises(ValueError, match="conversations must be at least 1, got 0"):
+    with pytest.raises(SystemExit, match="conversations must be at least 1, got 0"):
         token_value_cost.main(["--conversations", "0"])

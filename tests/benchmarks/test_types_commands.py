@@ -57,10 +57,10 @@ def test_the_gallery_is_drawn(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(type_gallery, "make_world", lambda name: World())
     model.metadata["encoder"] = TRAINED
-    with pytest.raises(ValueError, match="this gallery reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"):
+    with pytest.raises(SystemExit, match="this gallery reads embeddings of the frozen encoder aaaaaaaaaaaaaaaa"):
         type_gallery.main(["--n", "30", "--out", str(tmp_path / "types.png")])
     model.metadata["encoder"] = {"frozen_sha256": "b" * 64, "sha256": "b" * 64}
-    with pytest.raises(ValueError, match="embeddings of encoder bbbbbbbbbbbbbbbb, but images='painter' gives those of"):
+    with pytest.raises(SystemExit, match="embeddings of encoder bbbbbbbbbbbbbbbb, but images='painter' gives those of"):
         type_gallery.main(["--n", "30", "--images", "painter", "--out", str(tmp_path / "types.png")])
     assert not (tmp_path / "types.png").exists()
     model.metadata["encoder"] = {"frozen_sha256": "a" * 64, "sha256": "a" * 64}
@@ -92,7 +92,7 @@ def test_types_that_see_pictures_by_themselves_are_not_told_apart_by_embeddings(
     monkeypatch.setattr(identifiability.UserModel, "load", load)
     monkeypatch.setattr(identifiability, "load", lambda folder: None)
     monkeypatch.setattr(identifiability, "identifiability", lambda *a: pytest.fail("computed for nothing"))
-    with pytest.raises(ValueError, match="this analysis reads embeddings of the frozen encoder"):
+    with pytest.raises(SystemExit, match="this analysis reads embeddings of the frozen encoder"):
         identifiability.main(["--data", "data", "--model", "first", "--second", "second"])
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import runs, tracking, workspace
 from benchmarks.evaluate import EpisodeScores
-from pasta_gym.trajectories.files import write_json
+from pasta_gym.files import write_json
 
 
 @pytest.fixture

@@ -442,8 +442,8 @@ def test_the_command_lists_caches_and_what_is_broken(tmp_path, capsys):
     flip(first.folder / "rows.bin", 25)
     assert main([str(tmp_path)]) == 1
     assert "one, 2 embeddings, 1 broken, first rows [1]: embed the same data again" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="no embedding cache in"):
+    with pytest.raises(SystemExit, match="no embedding cache in"):
         main([str(tmp_path / "none")])
     second.folder.rename(tmp_path / "texts" / "renamed")
-    with pytest.raises(ValueError, match=r"is not named after its identity, \w{16}; rename it back"):
+    with pytest.raises(SystemExit, match=r"is not named after its identity, \w{16}; rename it back"):
         main([str(tmp_path)])

@@ -8,11 +8,11 @@ import pytest
 from benchmarks.settings import config_hash
 from pasta_gym.candidates.llm import LLMCandidatesConfig
 from pasta_gym.candidates.llm_openai import OpenAIConfig
+from pasta_gym.files import digest
 from pasta_gym.full import ChatConfig
 from pasta_gym.images import DiffusionModelConfig
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig
 from pasta_gym.trajectories.collection import dataset_identity
-from pasta_gym.trajectories.files import digest
 from pasta_gym.worlds import MiniWorld, make_world
 from tests.full.tiny_full import write_tiny_world
 

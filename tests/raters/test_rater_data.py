@@ -265,7 +265,7 @@ def test_missing_folders_say_which_command_makes_them(tmp_path):
 def test_the_command_line_labels(pool_folder, tmp_path, capsys):
     rater_data.main(["label", "--pool", str(pool_folder), "--out", str(tmp_path / "w"), "--world", "2"])
     assert json.loads(capsys.readouterr().out)["world_seed"] == 2
-    with pytest.raises(ValueError, match="must read module:function, got 'nonsense'"):
+    with pytest.raises(SystemExit, match="must read module:function, got 'nonsense'"):
         rater_data.main(["paint", "--pool", str(tmp_path), "--studio", "nonsense"])
 
 

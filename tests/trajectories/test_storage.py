@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pasta_gym.trajectories import files, storage
+from pasta_gym.trajectories import storage
 
 
 def test_everything_comes_back_across_shards(stored, shards):
@@ -154,27 +154,6 @@ def test_counts_of_the_candidate_generator_are_added_up(tmp_path, shards):
     for shown, stats in ((both, {"requests": 7, "replies": 4}), (shards, None)):
         storage.save(tmp_path, shown, texts=lambda ids: [str(i) for i in ids], metadata={})
         assert storage.read_metadata(tmp_path).get("candidate_stats") == stats
-
-
-def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="half way"), files.whole_folder(tmp_path / "x") as partial:  # noqa: PT012
-        (partial / "a").write_text("1")
-        raise RuntimeError("half way")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_first_of_two_writers_wins(tmp_path):
-    with files.whole_folder(tmp_path / "x") as slow:
-        (slow / "who").write_text("slow")
-        with files.whole_folder(tmp_path / "x") as fast:
-            (fast / "who").write_text("fast")
-    assert (tmp_path / "x" / "who").read_text() == "fast"
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-
-
-def test_a_digest_depends_on_content_and_not_on_order():
-    assert files.digest({"a": 1, "b": [2, 3]}) == files.digest({"b": [2, 3], "a": 1})
-    assert files.digest({"a": 1, "b": [2, 3]}) != files.digest({"a": 1, "b": [3, 2]})
 
 
 @pytest.mark.parametrize(

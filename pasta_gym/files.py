@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or not there."""
 
 from __future__ import annotations
 
@@ -13,15 +13,31 @@ from contextlib import contextmanager
 from typing import Any
 
 
+@contextmanager
+def whole_file(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Fill a hidden neighbour of ``target``, which takes its name only when the block ends without an error.
+
+    So neither an error nor a killed process leaves half a file, and processes that write the same one do not mix. After
+    a power cut it may be empty, unless the block flushed it to the disk.
+
+    Yields:
+        The file to write, which is not there yet. Its name does not end as the target's does.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file through a neighbour and a rename, so that a killed process leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with partial.open("w", encoding="utf-8") as file:
+    """Write a text as a whole file, which a power cut does not empty."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
