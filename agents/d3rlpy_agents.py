@@ -15,7 +15,7 @@ from agents import Log, Observations
 from agents.checkpoint import config_from_card, load_weights, read_checkpoint, write_checkpoint
 from agents.history import check_dataset
 from agents.observation_rows import LoggedRows, RowForm, Rows, Standard, check_row_form, checked_rows
-from agents.slate_actions import ScoreActions, SlateNumbers
+from agents.slate_actions import NumberActions, ScoreActions
 from agents.slate_selection import rounded, value_unit
 from pasta_gym.settings import check_counts, check_positive
 from pasta_gym.trajectories import TrajectoryDataset
@@ -91,7 +91,7 @@ class D3RLPyAgent:
         self.name = name or f"d3rlpy_{self.config.algorithm}"
         self._algorithm: Any = None
         self._standard: Standard | None = None
-        self._actions: ScoreActions | SlateNumbers | None = None
+        self._actions: ScoreActions | NumberActions | None = None
         self._sizes: dict[str, int] = {}
 
     def train(self, dataset: TrajectoryDataset, *, seed: int, log: Log) -> None:
@@ -186,7 +186,7 @@ class D3RLPyAgent:
             raise ValueError(
                 f"{self.name} diverged: its preferences hold NaN or infinity; lower learning_rate or reward_scale"
             )
-        if isinstance(self._actions, SlateNumbers):
+        if isinstance(self._actions, NumberActions):
             return self._actions.decode(preferences.argmax(axis=1), categories)
         assert self._actions is not None
         return self._actions.decode(preferences, categories)
@@ -246,7 +246,7 @@ class D3RLPyAgent:
         """Make the actions, and networks with weights from torch's global generator."""
         config, self._sizes = self.config, dict(sizes)
         if config.algorithm == "dcql":
-            self._actions = SlateNumbers(sizes["n_candidates"], sizes["n_categories"], sizes["slate_size"])
+            self._actions = NumberActions(sizes["n_candidates"], sizes["n_categories"], sizes["slate_size"])
         else:
             self._actions = ScoreActions(sizes["n_candidates"], sizes["slate_size"])
         self._algorithm = d3rlpy_config(config).create(device="cpu")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pasta_gym.trajectories.dataset import TrajectoryDataset
 from pasta_gym.types import OBSERVATION_KEYS
+from pasta_gym.wrappers.flat import flat_rows
 from pasta_gym.wrappers.scores import encode_slate
 
 
@@ -21,8 +22,7 @@ def flatten_observations(observations: dict[str, NDArray[Any]]) -> NDArray[np.fl
     Returns:
         ``(B, D)`` float32.
     """
-    parts = [np.asarray(observations[key], dtype=np.float32) for key in OBSERVATION_KEYS]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    return flat_rows(observations, OBSERVATION_KEYS)
 
 
 def to_d3rlpy(dataset: TrajectoryDataset, *, n_episodes: int | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
 from pasta_gym.types import OBSERVATION_KEYS, FloatArray
 
@@ -47,14 +49,17 @@ class FlatLayout:
 
     def flatten(self, observations: Observation) -> FloatArray:
         """Write batched observations as vectors ``(B, n)`` float32."""
-        n = len(observations["turn"])
-        flat = np.zeros((n, *self.space.shape), dtype=np.float32)
-        for name, place in self.slices.items():
-            values = np.asarray(observations[name])
-            if name == "user_type":
-                values = values[:, None] == np.arange(place.stop - place.start)
-            flat[:, place] = values.reshape(n, -1)
-        return flat
+        if "user_type" in self.slices:
+            place = self.slices["user_type"]
+            types = np.asarray(observations["user_type"])[:, None] == np.arange(place.stop - place.start)
+            observations = {**observations, "user_type": types}
+        return flat_rows(observations, self.slices)
+
+
+def flat_rows(observations: Observation, keys: Iterable[str]) -> NDArray[np.float32]:
+    """Write batched observations ``(B, ...)`` as rows ``(B, n)``, key after key, each one's numbers as they are."""
+    parts = [np.asarray(observations[key], dtype=np.float32) for key in keys]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
 
 def _bounds(name: str, space: spaces.Space[Any]) -> tuple[FloatArray, FloatArray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any
 
 import gymnasium
@@ -15,19 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from pasta_gym.envs.arguments import checked_actions
 from pasta_gym.types import IntArray
 from pasta_gym.wrappers.inside import config_inside
-
-
-def candidates_by_category(categories: IntArray, n_categories: int) -> IntArray:
-    """Sort candidates into categories: ``(C,)`` to indices ``(n_categories, C / n_categories)``.
-
-    Raises:
-        ValueError: If the categories differ in size.
-    """
-    sizes = np.bincount(categories, minlength=n_categories)
-    if len(sizes) != n_categories or (sizes != sizes[0]).any():
-        raise ValueError(f"every category must have the same number of candidates, got {sizes.tolist()}")
-    table: IntArray = np.argsort(categories, kind="stable").reshape(n_categories, -1)
-    return table
+from pasta_gym.wrappers.slate_numbers import SlateNumbers
 
 
 class SlateIndex(
@@ -43,7 +29,8 @@ class SlateIndex(
         one_per_category: Whether a slate takes at most one candidate of a category.
 
     Raises:
-        ValueError: If a slate has more columns than there are categories, or candidates.
+        ValueError: If a slate has more columns than there are categories, or candidates, or candidates are not shared
+            out equally among the categories.
     """
 
     def __init__(self, env: gymnasium.Env[dict[str, Any], IntArray], *, one_per_category: bool = True) -> None:
@@ -51,14 +38,11 @@ class SlateIndex(
         gymnasium.Wrapper.__init__(self, env)
         config = config_inside(env, "SlateIndex")
         self.one_per_category = one_per_category
-        self._n_candidates, self._n_categories = config.n_candidates, config.n_categories
-        pool, what = (config.n_categories, "categories") if one_per_category else (config.n_candidates, "candidates")
-        if config.slate_size > pool:
-            raise ValueError(f"a slate of {config.slate_size} needs as many {what}, but there are {pool}")
-        self._sets: IntArray = np.array(list(itertools.combinations(range(pool), config.slate_size)), dtype=np.int64)
-        self._share = config.n_candidates // config.n_categories if one_per_category else 1
-        self._shape = (len(self._sets),) + (self._share,) * config.slate_size
-        self.action_space = spaces.Discrete(math.prod(self._shape))
+        self._slate_size, self._n_candidates = config.slate_size, config.n_candidates
+        self._numbers = SlateNumbers(
+            config.n_candidates, config.n_categories, config.slate_size, one_per_category=one_per_category
+        )
+        self.action_space = spaces.Discrete(self._numbers.size)
         self._categories: IntArray | None = None
 
     def slate(self, index: int) -> IntArray:
@@ -68,17 +52,14 @@ class SlateIndex(
             ValueError: If the index is no integer or out of range.
             ResetNeeded: If no conversation has begun.
         """
-        n = math.prod(self._shape)
+        n = self._numbers.size
         if not isinstance(index, int | np.integer | np.ndarray) or isinstance(index, bool):
             raise ValueError(f"a slate's index must be an integer in 0..{n - 1}, got {index!r}")
         number = np.asarray(index)
         if number.shape != () or not np.issubdtype(number.dtype, np.integer) or not 0 <= number < n:
             raise ValueError(f"a slate's index must be an integer in 0..{n - 1}, got {index!r}")
-        which, *ranks = np.unravel_index(int(number), self._shape)
-        chosen: IntArray = self._sets[which]
-        if self.one_per_category:
-            chosen = self._table()[chosen, ranks]
-        return chosen
+        slate: IntArray = self._numbers.decode(number.astype(np.int64)[None], self._shown())[0]
+        return slate
 
     def index(self, slate: IntArray) -> int:
         """Return the index of a slate ``(L,)`` in any order: the inverse of ``slate``.
@@ -87,22 +68,13 @@ class SlateIndex(
             ValueError: If it is no slate of the environment, or this wrapper cannot show it.
             ResetNeeded: If no conversation has begun.
         """
-        members = np.sort(checked_actions(slate, self._sets.shape[1:], self._n_candidates))
-        ranks: IntArray = np.zeros(len(members), dtype=np.int64)
-        if self.one_per_category:
-            table = self._table()
-            places = np.array([np.argwhere(table == candidate)[0] for candidate in members])
-            members, ranks = places[np.argsort(places[:, 0])].T
-        found = np.flatnonzero((self._sets == members).all(axis=1))
-        if not len(found):
-            rule = "different categories" if self.one_per_category else "different candidates"
-            raise ValueError(f"the slate {np.asarray(slate).tolist()} has no index: its columns must be of {rule}")
-        return int(np.ravel_multi_index((int(found[0]), *ranks.tolist()), self._shape))
+        members = checked_actions(slate, (self._slate_size,), self._n_candidates)
+        return int(self._numbers.encode(members[None], self._shown())[0])
 
-    def _table(self) -> IntArray:
+    def _shown(self) -> IntArray:
         if self._categories is None:
             raise ResetNeeded("no conversation has begun, so there are no candidates yet; call reset() first")
-        return candidates_by_category(self._categories, self._n_categories)
+        return self._categories[None]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

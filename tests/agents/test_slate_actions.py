@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import pasta_gym  # noqa: F401  registers the environment
-from agents.slate_actions import ScoreActions, SlateNumbers
+from agents.slate_actions import NumberActions, ScoreActions
 from pasta_gym.seeding import mix
 from pasta_gym.trajectories.random_policy import random_slates
 from pasta_gym.wrappers import SlateIndex
@@ -36,7 +36,7 @@ def test_scores_reproduce_the_logged_slate(logged):
 
 def test_numbers_reproduce_the_logged_slate_in_any_order(logged):
     slates, categories = logged
-    actions = SlateNumbers(25, 5, 4)
+    actions = NumberActions(25, 5, 4)
     assert actions.size == 3125
     numbers = actions.encode(slates, categories)
     assert numbers.shape == (200, 1)
@@ -48,7 +48,7 @@ def test_numbers_reproduce_the_logged_slate_in_any_order(logged):
 def test_numbers_are_those_of_the_wrapper():
     env = SlateIndex(gym.make("PastaT2I-v0", images="surrogate"))
     observation, _ = env.reset(seed=3)
-    actions = SlateNumbers(25, 5, 4)
+    actions = NumberActions(25, 5, 4)
     assert actions.size == env.action_space.n
     numbers = np.arange(actions.size)
     categories = np.tile(observation["categories"], (actions.size, 1))
@@ -62,12 +62,12 @@ def test_numbers_are_those_of_the_wrapper():
 def test_what_has_no_number_is_refused():
     categories = np.array([[0, 0, 1, 1]])
     with pytest.raises(ValueError, match=r"slate \[0, 1\] has no number"):
-        SlateNumbers(4, 2, 2).encode(np.array([[0, 1]]), categories)
+        NumberActions(4, 2, 2).encode(np.array([[0, 1]]), categories)
     with pytest.raises(ValueError, match=r"every category 0\.\.1 must have 2 candidates"):
-        SlateNumbers(4, 2, 2).encode(np.array([[0, 3]]), np.array([[0, 1, 1, 1]]))
+        NumberActions(4, 2, 2).encode(np.array([[0, 3]]), np.array([[0, 1, 1, 1]]))
     with pytest.raises(ValueError, match="multiple of the 2 categories, got 5"):
-        SlateNumbers(5, 2, 2)
+        NumberActions(5, 2, 2)
     with pytest.raises(ValueError, match=r"must lie in 0\.\.3, got 4\.\.4"):
-        SlateNumbers(4, 2, 2).decode(np.array([4]), categories)
+        NumberActions(4, 2, 2).decode(np.array([4]), categories)
     with pytest.raises(ValueError, match="two candidates of one category"):
         ScoreActions(4, 2).encode(np.array([[0, 1]]), categories)

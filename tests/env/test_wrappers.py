@@ -139,7 +139,7 @@ def test_a_step_before_the_first_conversation_says_so(wrapper):
         ([0, 4], r"must have shape \(3,\)"),
         ([[0, 4, 8]], r"must have shape \(3,\)"),
         ([0.0, 4.0, 8.0], "integers, got float64"),
-        ([0, 4, 4], "has no index: its columns must be of different"),
+        ([0, 4, 4], "has no number: its columns must be of different"),
     ],
 )
 def test_what_is_no_slate_has_no_index(one_per_category, slate, message):
