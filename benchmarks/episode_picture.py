@@ -18,6 +18,7 @@ import pasta_gym  # noqa: F401  (registers the environment)
 from agents import Agent
 from agents.random_slate import RandomAgent
 from benchmarks import runs
+from benchmarks.evaluate import slates_of
 from benchmarks.pages import REPOSITORY
 from pasta_gym.command_line import errors_in_one_line
 from pasta_gym.seeding import mix
@@ -36,7 +37,7 @@ def frames_of_an_episode(
     terminated = False
     while not terminated:
         batch = {name: np.asarray(value)[None] for name, value in observation.items()}
-        action = agent.act(batch, mix(np.array([seed]), observation["turn"]))[0]
+        action = slates_of(agent, batch, mix(np.array([seed]), observation["turn"]))[0]
         observation, _, terminated, _, _ = env.step(action)
         frames.append(np.asarray(env.render()))
     env.close()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from agents import Agent
 from agents.token_texts import TextRecord
 from pasta_gym import seeding
+from pasta_gym.envs.arguments import checked_actions
 from pasta_gym.settings import check_whole
 from pasta_gym.trajectories.environment import SEED_STRIDE, first_environment_seed
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -134,7 +135,7 @@ def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, age
             }
         if record is not None:
             shown |= record.texts()
-        slates = agent.act(shown, decision_keys(agent_seed, seeds, turn))
+        slates = slates_of(agent, shown, decision_keys(agent_seed, seeds, turn))
         observations, rewards, _, _, info = envs.step(slates)
         returns += rewards
         if record is not None:
@@ -150,6 +151,29 @@ def _play(agent: Agent, envs: Any, env_seed: int, first: int, n_wanted: int, age
         chosen_utilities=np.stack(utilities, axis=1)[:n_wanted].astype(np.float64),
         unseen=None if held_out is None else held_out(np.asarray(info["chosen_prompt_id"])[:n_wanted]),
     )
+
+
+def slates_of(agent: Agent, observations: dict[str, Any], keys: UInt64Array) -> IntArray:
+    """Ask an agent for its slates.
+
+    Args:
+        agent: Whom to ask.
+        observations: What it is shown, B conversations.
+        keys: ``(B,)`` for its random draws.
+
+    Returns:
+        ``(B, L)`` candidates.
+
+    Raises:
+        ValueError: If they are no such slates; the message names the agent.
+    """
+    n_candidates = observations["categories"].shape[1]
+    slate_size = observations["slate_prompts"].shape[2]
+    answer = agent.act(observations, keys)
+    try:
+        return checked_actions(answer, (len(keys), slate_size), n_candidates)
+    except ValueError as error:
+        raise ValueError(f"act of the agent {agent.name!r} ({type(agent).__name__}): {error}") from error
 
 
 def text_record(envs: Any, observations: dict[str, Any], info: dict[str, Any]) -> TextRecord:

@@ -13,7 +13,7 @@ from agents import Agent
 from agents.random_slate import RandomAgent
 from agents.token_texts import TextRecord
 from benchmarks.episode_picture import trained_agent, world_of
-from benchmarks.evaluate import decision_keys
+from benchmarks.evaluate import decision_keys, slates_of
 from pasta_gym.envs import PastaConfig
 from pasta_gym.envs.assembly import assemble
 from pasta_gym.envs.core import Conversations
@@ -140,7 +140,7 @@ def play(
     record = TextRecord(texts, info, horizon=given.horizon, slate_size=given.slate_size)
     for turn in range(given.horizon):
         observations = conversations.observations() | _extras(agent, info, record)
-        slates = agent.act(observations, decision_keys(seed, seeds.astype(np.int64), turn))
+        slates = slates_of(agent, observations, decision_keys(seed, seeds.astype(np.int64), turn))
         candidates = info["candidate_ids"]
         conversations.advance(rows, slates)
         info = conversations.info()
