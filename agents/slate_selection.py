@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.slate_search import Extension, choice_weights, exchanged_slate, greedy_slate, ratio_extension
+from agents.slate_search import Extension, choice_weights, exchanged_slate, ratio_extension
 from pasta_gym import seeding
 from pasta_gym.softmax import softmax_mean
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
@@ -259,33 +259,6 @@ def coordinate_slate(
     start = topk_choice_slate(item_values, choice_logits, categories, slate_size)
     return exchanged_slate(
         start, _extension(item_values, choice_logits), categories, item_values.shape[1], max_sweeps=max_sweeps
-    )
-
-
-def greedy_choice_slate(
-    item_values: FloatArray, choice_logits: FloatArray, categories: IntArray | None, slate_size: int
-) -> IntArray:
-    """Build a slate one candidate after the other, each time the one that makes the best slate of those so far.
-
-    A candidate added to a slate whose value it is below lowers that value, so the later places go to what is good or
-    to what nobody chooses. It starts from the candidate of the largest value and never takes it back, which is why it
-    may end beside the optimum.
-
-    Args:
-        item_values: ``(batch, n_candidates)``.
-        choice_logits: ``(batch, n_candidates)``.
-        categories: ``(batch, n_candidates)`` labels, or ``None``.
-        slate_size: Number of candidates to show.
-
-    Returns:
-        ``(batch, slate_size)`` indices in the order in which they were added.
-
-    Raises:
-        ValueError: If there is no legal slate.
-    """
-    check_slate_problem(item_values, categories, slate_size)
-    return greedy_slate(
-        _extension(item_values, choice_logits), categories, item_values.shape[1], len(item_values), slate_size
     )
 
 

@@ -24,10 +24,6 @@ class Interval:
     low: float
     high: float
 
-    def is_apart_from(self, other: Interval) -> bool:
-        """Whether the two intervals share no point."""
-        return self.low > other.high or self.high < other.low
-
     def text(self, digits: int = 2, *, percent: bool = False) -> str:
         """Write the estimate with its interval, ``0.25 [0.20, 0.30]`` or ``25% [20%, 30%]``."""
         values = (self.estimate, self.low, self.high)

@@ -222,11 +222,6 @@ def pickapic_paper_credit(differences: FloatArray, labels: FloatArray, tie: floa
     return right.astype(np.float64)
 
 
-def pickapic_paper_accuracy(differences: FloatArray, labels: FloatArray, tie: float = PAPER_TIE) -> float:
-    """Mean of ``pickapic_paper_credit`` over all pairs."""
-    return float(pickapic_paper_credit(differences, labels, tie).mean())
-
-
 def pickapic_script_credit(preferences: FloatArray, labels: FloatArray, threshold: float) -> FloatArray:
     """Credit of each pair as PickScore's evaluation script gives it.
 
@@ -252,11 +247,6 @@ def choose_threshold(
 ) -> float:
     """The threshold with the highest mean credit, the smallest of several; to be chosen on validation pairs."""
     return max(thresholds, key=lambda t: (pickapic_script_credit(preferences, labels, t).mean(), -t))
-
-
-def pickapic_script_accuracy(preferences: FloatArray, labels: FloatArray, threshold: float) -> float:
-    """Mean of ``pickapic_script_credit`` over all pairs."""
-    return float(pickapic_script_credit(preferences, labels, threshold).mean())
 
 
 def hps_spearman(scores: FloatArray, posterior: FloatArray) -> float:

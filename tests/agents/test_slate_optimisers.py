@@ -10,12 +10,18 @@ from numpy.testing import assert_allclose
 
 from agents.mixture_slate import mixture_slate
 from agents.slate_enumeration import best_slates, expected_chosen_values, slate_table
-from agents.slate_search import exchanged_slate, greedy_slate, ratio_extension, slate_extension, slate_values
+from agents.slate_search import (
+    choice_weights,
+    exchanged_slate,
+    greedy_slate,
+    ratio_extension,
+    slate_extension,
+    slate_values,
+)
 from agents.slate_selection import (
     choice_weighted_value,
     coordinate_slate,
     exact_choice_slate,
-    greedy_choice_slate,
     top_slate,
     topk_choice_slate,
 )
@@ -37,6 +43,12 @@ def problems(draw):
     labels = None if is_free else np.tile(categories, (2, 1))
     most = n if is_free else len(np.unique(categories))
     return utilities, draw(st.sampled_from([0.0, 1.0, 7.0, 200.0])), labels, draw(st.integers(1, most))
+
+
+def greedy(utilities, logits, labels, slate_size):
+    """The greedy slate of one choice model, as a mixture of one."""
+    extend = ratio_extension(utilities[..., None], choice_weights(logits)[..., None], np.ones((len(utilities), 1)))
+    return greedy_slate(extend, labels, utilities.shape[1], len(utilities), slate_size)
 
 
 def distinct(labels, n):
@@ -64,7 +76,7 @@ def test_fractional_programming_is_enumeration_and_no_heuristic_is_better(proble
     exact = exact_choice_slate(utilities, logits, labels, slate_size)
     assert_allclose(choice_weighted_value(exact, utilities, logits), best, atol=1e-9)
     assert_allclose(choice_weighted_value(enumerated, utilities, logits), best, atol=1e-6)
-    for heuristic in (topk_choice_slate, greedy_choice_slate, coordinate_slate):
+    for heuristic in (topk_choice_slate, greedy, coordinate_slate):
         slates = heuristic(utilities, logits, labels, slate_size)
         names = distinct(labels, utilities.shape[1])
         assert all(len({int(names[i]) for i in slate}) == slate_size for slate in slates)
@@ -74,7 +86,7 @@ def test_fractional_programming_is_enumeration_and_no_heuristic_is_better(proble
 def test_greedy_can_end_beside_the_optimum():
     # 0 is the best alone and takes the place of 1 of its category, which everybody would choose beside the dull 2.
     problem = np.array([[1.0, 0.99, 0.1]]), np.array([[0.0, 9.0, 0.0]]), np.array([[0, 0, 1]]), 2
-    assert greedy_choice_slate(*problem)[0].tolist() == [0, 2]
+    assert greedy(*problem)[0].tolist() == [0, 2]
     assert sorted(exact_choice_slate(*problem)[0]) == [1, 2]
 
 

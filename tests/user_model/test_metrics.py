@@ -15,7 +15,6 @@ def test_the_papers_accuracy_by_hand():
     # A small margin on the right side counts; no margin selects nobody; a tie of exactly 0.1 is none.
     expected = [1, 1, 0, 0, 1, 1, 0, 0]
     assert metrics.pickapic_paper_credit(differences, labels).tolist() == expected
-    assert metrics.pickapic_paper_accuracy(differences, labels) == 0.5
     assert metrics.pickapic_paper_credit(np.array([-0.3, 0.3]), np.array([0.0, 0.0])).tolist() == [1, 0]
 
 
@@ -24,7 +23,6 @@ def test_the_scripts_accuracy_by_hand():
     preferences, labels = np.array([0.8, 0.55, 0.2, 0.55]), np.array([1.0, 1.0, 1.0, 0.5])
     assert metrics.pickapic_script_credit(preferences, labels, 0.2).tolist() == [1, 0.5, 0, 1]
     assert metrics.pickapic_script_credit(preferences, labels, 0.0).tolist() == [1, 1, 0, 0.5]
-    assert metrics.pickapic_script_accuracy(preferences, labels, 0.2) == 0.625
     # The margin at the threshold itself is a tie.
     assert metrics.pickapic_script_credit(np.array([0.75]), np.array([0.5]), 0.5).tolist() == [1]
 
