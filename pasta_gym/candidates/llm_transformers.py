@@ -86,12 +86,20 @@ class TransformersChat:
         return self._identity
 
     def complete(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[ChatReply]:
-        """Reply to each request.
+        """Reply to each request, one after the other: each draws with its own seed, whatever it is asked beside.
 
         Raises:
-            ChatModelError: If a conversation and its reply do not fit the model's context.
+            ChatModelError: If a conversation and its reply do not fit the model's context, or the memory.
         """
-        return [self._reply(request, sampling) for request in requests]
+        import torch
+
+        try:
+            return [self._reply(request, sampling) for request in requests]
+        except torch.OutOfMemoryError as error:
+            raise ChatModelError(
+                f"one conversation and its reply do not fit the memory of {self.device} beside {self.name}; show fewer "
+                "pictures (images_per_prompt, image_turns), lower max_new_tokens, or ask a model on a server"
+            ) from error
 
     def _reply(self, request: ChatRequest, sampling: Sampling) -> ChatReply:
         import torch

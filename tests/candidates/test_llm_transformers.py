@@ -111,6 +111,15 @@ def test_a_reply_that_runs_out_of_room_says_so(gambler):
         gambler.complete([request()], Sampling(max_new_tokens=64))
 
 
+def test_a_conversation_that_does_not_fit_the_memory_says_what_to_lower(gambler, monkeypatch):
+    def full(**inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gambler._model, "generate", full)
+    with pytest.raises(ChatModelError, match=r"do not fit the memory of cpu beside .* show fewer pictures"):
+        gambler.complete([request()], Sampling(max_new_tokens=4))
+
+
 def test_the_identity_tells_models_apart_wherever_they_lie(writer, gambler, tmp_path):
     assert writer.identity["model"] != gambler.identity["model"]
     chain_model.save_chain_model(tmp_path / "moved", chain(*LINES))
