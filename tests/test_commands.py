@@ -43,6 +43,7 @@ def test_a_package_does_not_import_its_own_commands(package):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
+        ("pasta_gym.trajectories.collect", ("--policy", "untrained_generator", "--root")),
         ("pasta_gym.trajectories.collect", ("offline data that agents learn from", "--episodes", "(default: 30000)")),
         ("pasta_gym.full.initial_prompts", ("--kind", "KEY=VALUE")),
     ],

@@ -249,9 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pasta_gym.trajectories.collect",
         description=(
-            "Play conversations with simulated users, with one random candidate of each of some random categories on "
-            "every slate, and write them as a dataset: the offline data that agents learn from. Prints its folder, in "
-            "the cache. The same command again finds it there, or goes on where it was stopped."
+            "Play conversations with simulated users, who are shown random slates unless --policy says otherwise, and "
+            "write them as a dataset: the offline data that agents learn from. Prints its folder. The same command "
+            "again finds it there, or goes on where it was stopped."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -260,8 +260,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=defaults.n_episodes, help="conversations")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="another number, other conversations")
     parser.add_argument(
-        "--images", default=environment.images, choices=("surrogate", "diffusion"), help="who makes the pictures"
+        "--images",
+        default=environment.images,
+        help="who makes the pictures: surrogate, diffusion or another of the world",
     )
+    parser.add_argument("--policy", default=defaults.policy, choices=tuple(POLICIES), help="who chooses the slates")
     parser.add_argument(
         "--split", default=environment.split, choices=("train", "validation", "test"), help="of the initial prompts"
     )
@@ -269,11 +272,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--shard-size", type=int, default=defaults.shard_size, help="conversations played and saved together"
     )
+    parser.add_argument(
+        "--root", type=pathlib.Path, default=None, help="folder of all datasets; that of the package's cache if None"
+    )
     given = parser.parse_args(arguments)
     environment = EnvironmentConfig(world=given.world, split=given.split, images=given.images)
-    config = CollectionConfig(environment, given.episodes, given.seed, shard_size=given.shard_size)
+    config = CollectionConfig(environment, given.episodes, given.seed, given.policy, given.shard_size)
     from tqdm.auto import tqdm
 
     with tqdm(total=config.n_episodes, desc="episodes", file=sys.stderr) as bar:
-        folder = collect(config, progress=lambda done, _: bar.update(done - bar.n))
+        folder = collect(config, root=given.root, progress=lambda done, _: bar.update(done - bar.n))
     sys.stdout.write(f"{folder}\n")

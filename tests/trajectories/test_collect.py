@@ -198,10 +198,22 @@ def test_d3rlpy_gets_whole_episodes_with_slates_as_scores(tiny, tmp_path):
         export.to_d3rlpy(alike)
 
 
-def test_the_command_prints_the_folder(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(collect_module, "collect", lambda config, progress: tmp_path / f"{config.n_episodes}")
-    collect_module.main(["--episodes", "7", "--world", "tiny"])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "7")
+def test_the_command_passes_on_what_it_is_told_and_prints_the_folder(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        collect_module, "collect", lambda config, **options: asked.append((config, options)) or tmp_path
+    )
+    collect_module.main([])
+    words = (
+        "--episodes 7 --seed 3 --world tiny --images blurred --split test --policy untrained_generator --shard-size 2"
+    )
+    collect_module.main([*words.split(), "--root", str(tmp_path)])
+    assert capsys.readouterr().out.split() == [str(tmp_path)] * 2
+    assert asked[0][0] == CollectionConfig()
+    assert asked[1][0] == CollectionConfig(
+        EnvironmentConfig(world="tiny", images="blurred", split="test"), 7, 3, "untrained_generator", 2
+    )
+    assert [options["root"] for _, options in asked] == [None, tmp_path]
 
 
 def test_hashes_name_weights_and_see_a_changed_byte(tmp_path):
