@@ -16,9 +16,9 @@ from agents.random_slate import RandomAgent
 from agents.slate_actions import ScoreActions
 from agents.slate_selection import rounded
 from pasta_gym import seeding
+from pasta_gym.envs.rewards import REWARDS
 from pasta_gym.settings import check_counts, check_positive, part_of
 from pasta_gym.trajectories import EnvironmentConfig, TrajectoryDataset
-from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.environment import first_environment_seed
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 

@@ -17,8 +17,6 @@ from pasta_gym.settings import check_whole
 from pasta_gym.trajectories.environment import SEED_STRIDE, first_environment_seed
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 
-REWARD_SCALE = 10.0
-"""Rewards are utilities times this (table F.1 of the paper)."""
 _DECISION = 0xDEC151  # salt of the agents' own keys
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import write_report
 from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.envs.rewards import REWARDS
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 REPOSITORY = pathlib.Path(__file__).parent.parent
 LEARNERS = ("iql", "slateq")
 REFERENCES = ("clairvoyant", "blind_slate_aware", "blind_marginal")
-REWARDS = ("sparse", "dense")
 DIFFUSION_EPISODES = 32
 
 

@@ -11,8 +11,8 @@ from agents.slate_search import exchanged_slate, slate_extension
 from agents.slate_selection import exact_choice_slate, top_slate
 from benchmarks.reference import ReferenceAgent, slate_size_of
 from pasta_gym import seeding
+from pasta_gym.envs.rewards import REWARDS
 from pasta_gym.softmax import softmax_mean
-from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.types import NOT_YET, CandidateGenerator, FloatArray, History, IntArray, UInt64Array
 
 _PROPOSE, _IMAGINE, _SHOW, _CHOOSE = 0x10CA, 0x10CB, 0x10CC, 0x10CD  # salts of what happens in a rollout

@@ -31,10 +31,10 @@ from benchmarks.evaluate import EpisodeScores, concatenate, evaluate
 from benchmarks.settings import CONFIG_FOLDER, Settings, read_settings, run_identity
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.tracking import Artifact, Tracker, make_tracker
+from pasta_gym.envs.rewards import Reward
 from pasta_gym.files import whole_folder, write_json, write_text
 from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.trajectories import TrajectoryDataset, provenance
-from pasta_gym.trajectories.dataset import Reward
 from pasta_gym.trajectories.regimes import dataset_of
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import pasta_gym
 from benchmarks import checkpoints, runs
 from benchmarks.evaluate import EvaluationConfig
 from benchmarks.tracking import TrackingConfig
+from pasta_gym.envs.rewards import REWARDS
 from pasta_gym.files import digest
 from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, provenance
-from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.regimes import label_hashes
 from pasta_gym.worlds import World, make_world
 

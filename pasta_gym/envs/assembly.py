@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium import spaces
 
 from pasta_gym.envs.eyes import Eyes, HiddenReading, eyes_of
+from pasta_gym.envs.rewards import REWARDS
 from pasta_gym.forks import use_one_thread_in_forks
 from pasta_gym.types import CandidateGenerator, ImageGenerator, IntArray, UserModelProtocol
 from pasta_gym.worlds import World, WorldRecipe, make_world
 
-REWARDS = ("sparse", "dense")
 UserModelArgument = UserModelProtocol | str | pathlib.Path | None
 
 

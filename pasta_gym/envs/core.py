@@ -18,11 +18,11 @@ from pasta_gym.envs.answers import (
     checked_utilities,
 )
 from pasta_gym.envs.assembly import Parts
+from pasta_gym.envs.rewards import REWARD_SCALE
 from pasta_gym.seeding import CANDIDATES, CHOICE, EPISODE, IMAGE, PROMPT, USER, gumbels, integers, mix, uniforms
 from pasta_gym.softmax import softmax
 from pasta_gym.types import NOT_YET, BoolArray, FloatArray, History, ImageArray, Images, IntArray, UInt64Array
 
-REWARD_SCALE = 10.0
 Rows = IntArray | slice
 
 

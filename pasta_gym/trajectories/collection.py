@@ -15,11 +15,11 @@ import numpy as np
 
 from pasta_gym import seeding
 from pasta_gym.command_line import errors_in_one_line
+from pasta_gym.envs.rewards import REWARDS
 from pasta_gym.files import digest, whole_folder
 from pasta_gym.mini.training_data import cache_directory
 from pasta_gym.settings import check_whole
 from pasta_gym.trajectories import provenance, random_policy, storage, untrained_policy
-from pasta_gym.trajectories.dataset import REWARDS
 from pasta_gym.trajectories.environment import SEED_STRIDE, EnvironmentConfig, first_environment_seed
 from pasta_gym.types import FloatArray, IntArray, UInt64Array
 

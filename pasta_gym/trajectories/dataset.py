@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pasta_gym.envs.rewards import REWARDS, Reward
 from pasta_gym.types import FloatArray, IntArray
 
-Reward = Literal["sparse", "dense"]
-REWARDS: tuple[str, ...] = ("sparse", "dense")
 TEXT_KEYS = ("initial_prompt_text", "candidate_texts", "slate_texts")
 """What agents that read text are shown beside an observation, in words."""
 

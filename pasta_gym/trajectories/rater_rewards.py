@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pasta_gym.envs.rewards import REWARD_SCALE
 from pasta_gym.files import digest, file_digest
 from pasta_gym.mini.rater_users import Crowd
 from pasta_gym.softmax import softmax
@@ -20,7 +21,6 @@ from pasta_gym.trajectories.rater_environment import raters_of_episodes
 from pasta_gym.trajectories.storage import Shard
 from pasta_gym.types import FloatArray, IntArray, UserModelProtocol
 
-REWARD_SCALE = 10.0
 LABEL_FILES = ("pairs.parquet", "ratings.parquet", "rankings.parquet")
 
 
