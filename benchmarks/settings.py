@@ -242,7 +242,7 @@ def models_digest(environment: EnvironmentConfig) -> str:
     """Hash the weights that come with the package, the user model if it is none of them, and a full world's prompts."""
     hashes = provenance.folder_hashes(PACKAGE)
     world = make_world(environment.world)
-    users = world.user_model if environment.user_model is None else environment.user_model
+    users = world.own_users() if environment.user_model is None else environment.user_model
     if world.fingerprint is not None:
         # Its other models are named in its runs' metadata: to ask for them here would load them.
         prompts = {split: world.prompt_book.texts(ids) for split, ids in world.initial_prompts.items()}

@@ -127,11 +127,20 @@ class World:
         Raises:
             ValueError: If it cannot be loaded, or the aggregator is unknown.
         """
-        users = self.user_model if given is None else given
-        is_missing = isinstance(users, str | pathlib.Path) and not pathlib.Path(users).is_dir()
-        if given is None and is_missing and self.user_model_help:
-            raise ValueError(self.user_model_help)
-        return _loaded(users, aggregator)
+        return _loaded(self.own_users() if given is None else given, aggregator)
+
+    def own_users(self) -> UserModelProtocol | str | pathlib.Path:
+        """Return ``user_model``, without loading it.
+
+        Raises:
+            ValueError: If it is a folder that holds none.
+        """
+        if isinstance(self.user_model, str | pathlib.Path) and self.user_model_help:
+            from pasta_gym.user_model.user_model import METADATA
+
+            if not (pathlib.Path(self.user_model) / METADATA).is_file():
+                raise ValueError(self.user_model_help)
+        return self.user_model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> World:
         # Gymnasium copies the arguments of make; parts are shared, never changed.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pasta_gym.candidates.llm_lines import Line, clean_prompt, clean_title, read_lines, without_thoughts
-from pasta_gym.candidates.llm_values import UnfinishedValueError, read_value
+from pasta_gym.candidates.llm_values import UnfinishedObject, UnfinishedValueError, read_value
 from pasta_gym.candidates.llm_words import count_words, cut_at_clause
 
 MAX_CHARACTERS = 100_000
@@ -26,6 +26,7 @@ _BETWEEN_ITEMS = " - "
 _MAX_DEPTH = 6
 _TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
 _CATEGORY_KEYS = ("category", "category_title", "category_name")
+_SURE_PROMPT_KEYS = ("prompt", "candidate", "new_prompt")
 _PROMPT_KEYS = ("prompt", "text", "candidate", "new_prompt", "description", "content")
 _PROMPT_COLUMN = re.compile(
     r"(?:(?:new|next|expanded|revised|rewritten) )?(?:prompt|candidate|expansion)s?(?: (?:candidate|expansion|text)s?)?"
@@ -80,7 +81,7 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
     # Titles first: a reading that takes them for prompts fills one place more for each.
     reading = max(readings, key=lambda r: (any(t for t, _ in r), _filled(r, n_categories, n_per_category)))
     is_of_lines = all(reading is not other for other in readings[:2])
-    has_ends = reading is readings[0]  # what JSON holds ends in a quote, so no prompt of it is half a one
+    has_ends = reading is readings[0]  # what is read of JSON had ended, so no prompt of it is half a one
     if n_categories > 1 and sum(bool(items) for _, items in reading) < 2:
         reading = max(
             [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
@@ -274,7 +275,7 @@ def _json(text: str) -> _Reading:
         try:
             value, end = read_value(text, start)
         except UnfinishedValueError as error:
-            value, end = error.so_far, len(text)
+            value, end = error.so_far, error.end
         except ValueError:
             continue
         reading = _from_json(value)
@@ -294,7 +295,7 @@ def _json_values(text: str, begin: int) -> list[Any]:
         try:
             value, begin = read_value(text, begin)
         except UnfinishedValueError as error:
-            value, begin = error.so_far, len(text)
+            value, begin = error.so_far, error.end
         except ValueError:
             break
         values.append(value)
@@ -329,7 +330,10 @@ def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: in
     lists = {key: item for key, item in value.items() if isinstance(item, list | dict)}
     named = next((value[key] for key in _TITLE_KEYS if isinstance(value.get(key), str)), None)
     if not lists:
-        said = next((value[key] for key in _PROMPT_KEYS if isinstance(value.get(key), str)), None)
+        # Of an object that stops in the middle, a description may be that of a list which was still to come.
+        is_whole = not isinstance(value, UnfinishedObject)
+        prompt_keys = _PROMPT_KEYS if is_whole else _SURE_PROMPT_KEYS
+        said = next((value[key] for key in prompt_keys if isinstance(value.get(key), str)), None)
         category = next((value[key] for key in _CATEGORY_KEYS if isinstance(value.get(key), str)), None)
         if said is not None and category is not None and not title:  # a row that names its category, as in a table
             if not reading or reading[-1][0] != category:
@@ -337,7 +341,7 @@ def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: in
             reading[-1][1].append(said)
         elif said is not None:
             yield said
-        elif named is None:
+        elif named is None and is_whole:
             yield from (item for item in value.values() if isinstance(item, str))
         return
     for key, item in lists.items():

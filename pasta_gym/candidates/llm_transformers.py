@@ -89,7 +89,7 @@ class TransformersChat:
         """Reply to each request, one after the other: each draws with its own seed, whatever it is asked beside.
 
         Raises:
-            ChatModelError: If a conversation and its reply do not fit the model's context, or the memory.
+            ChatModelError: If a conversation and its reply do not fit the model's context, or a GPU's memory.
         """
         import torch
 

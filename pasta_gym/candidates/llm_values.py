@@ -12,12 +12,13 @@ from typing import Any
 
 _DECODER = json.JSONDecoder()
 _MAX_DEPTH = 12
-_MAX_STRING = 5000  # characters, more than twice the longest prompt's: what is longer has lost its end
+_MAX_STRING = 5000  # characters of one with quotes in it, twice the longest prompt's: what is longer has lost its end
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _SPACE = re.compile(r"\s*+")
 _UNTIL = {quote: re.compile(rf"[^{quote}\\\n]*+") for quote in "\"'"}
-# An apostrophe ends nothing: what comes after a string is a comma, a colon, a bracket or the end, of a fence too.
-_AFTER_STRING = re.compile(r"\s*+(?:[,:\]})]|```|\Z)")
+# An apostrophe ends nothing: what comes after a string is a comma, a colon, a bracket or the end of a fence.
+_AFTER_STRING = re.compile(r"\s*+(?:[,:\]})]|```)")
+_AT_THE_END = re.compile(r"\s*+\Z")
 _AFTER_LOST_COMMA = re.compile(r"\s*+[\"']")
 _HEX = "[0-9a-fA-F]"
 _ESCAPE = re.compile(rf"\\(?:u({_HEX}{{4}})|x({_HEX}{{2}})|U(00(?:0{_HEX}|10){_HEX}{{4}})|([^\n]))")
@@ -27,15 +28,21 @@ _BARE_KEY = re.compile(r"[^\W\d]\w*+(?=\s*+:)")
 _NO_MORE = re.compile(r"```|\Z")
 
 
+class UnfinishedObject(dict[str, Any]):
+    """An object that had not ended: what its other keys would have said of it is not known."""
+
+
 class UnfinishedValueError(ValueError):
     """The text, or its fence, ends before the value does.
 
     Attributes:
-        so_far: The value without what had not ended.
+        end: Where.
+        so_far: The value without what had not ended; its objects are ``UnfinishedObject`` where they had not.
     """
 
-    def __init__(self, message: str, so_far: Any = None) -> None:
-        super().__init__(message)
+    def __init__(self, end: int, so_far: Any = None) -> None:
+        super().__init__(f"a value does not end before {end}")
+        self.end = end
         self.so_far = so_far
 
 
@@ -88,7 +95,7 @@ def _items(text: str, at: int, depth: int) -> tuple[list[Any], int]:
             items.append(item)
             at = _next_item(text, at, closing)
     except UnfinishedValueError as error:
-        raise UnfinishedValueError(str(error), items if error.so_far is None else [*items, error.so_far]) from None
+        raise UnfinishedValueError(error.end, items if error.so_far is None else [*items, error.so_far]) from None
     return items, at + 1
 
 
@@ -107,13 +114,14 @@ def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
             found[key], at = _value(text, _skip(text, at + 1), depth + 1)
             at = _next_item(text, at, "}")
     except UnfinishedValueError as error:
-        raise UnfinishedValueError(str(error), found if error.so_far is None else found | {key: error.so_far}) from None
+        so_far = UnfinishedObject(found if error.so_far is None else found | {key: error.so_far})
+        raise UnfinishedValueError(error.end, so_far) from None
     return found, at + 1
 
 
 def _require_more(text: str, at: int) -> None:
     if _NO_MORE.match(text, at):
-        raise UnfinishedValueError(f"a value does not end before {at}")
+        raise UnfinishedValueError(at)
 
 
 def _next_item(text: str, at: int, closing: str) -> int:
@@ -147,12 +155,14 @@ def _string(text: str, at: int) -> tuple[str, int]:
             parts.append(_meant(escape))
             at = escape.end()
         elif text[at : at + 2] in ("", "\\"):  # nothing, or an escape without its character
-            raise UnfinishedValueError(f"a string does not end before {at}")
+            raise UnfinishedValueError(len(text))
         elif not text.startswith(quote, at):
             raise ValueError(f"a string does not end before {at}")
         elif _AFTER_STRING.match(text, at + 1):
             # Two escapes may be one character: halves of a pair become one, and a half alone is replaced.
             return "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace"), at + 1
+        elif _AT_THE_END.match(text, at + 1):  # it may have been a quote inside the string
+            raise UnfinishedValueError(len(text))
         elif _AFTER_LOST_COMMA.match(text, at + 1):
             raise ValueError(f"two strings, or one with quotes in it, at {at}")
         else:

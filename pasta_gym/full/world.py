@@ -57,7 +57,7 @@ def make_full_world(config: FullWorldConfig) -> World:
         candidate_generator=candidates,
         user_model=user_model,
         picture_size=config.image_model.height,
-        fingerprint=lambda: _fingerprint(config, encoder(), user_model, splits),
+        fingerprint=lambda: _fingerprint(config, encoder(), splits),
         user_model_help=(
             f"the world {config.name!r} needs a user model, and there is none in {user_model}; fit one on embeddings "
             f"of {config.clip.model} with `python -m benchmarks.fit_user_model data=preferences/paper user_model=paper "
@@ -152,9 +152,7 @@ def _images(config: FullWorldConfig, book: InternedPromptBook, encoder: ClipEnco
     )
 
 
-def _fingerprint(
-    config: FullWorldConfig, encoder: ClipEncoder, user_model: pathlib.Path, prompts: Mapping[str, Sequence[str]]
-) -> dict[str, str]:
+def _fingerprint(config: FullWorldConfig, encoder: ClipEncoder, prompts: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Name the models and what users begin with; what is collected in this world is filed under them."""
     from pasta_gym.images.pipelines import model_identity
 
@@ -165,9 +163,6 @@ def _fingerprint(
         "encoder": encoder.fingerprint,
         "images": _digest({**model_identity(painter), **settings}),
         "initial prompts": _digest({split: list(texts) for split, texts in prompts.items()}),
-        "user model": _digest(
-            [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(user_model.rglob("*")) if p.is_file()]
-        ),
     }
 
 

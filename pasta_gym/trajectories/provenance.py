@@ -17,7 +17,7 @@ def model_hashes(envs: Any) -> dict[str, str]:
     """Name the models that an environment is made of.
 
     A world answers for itself through ``fingerprint() -> dict[str, str]``. The shipped world is its weight
-    files, one hash a file, and the user model's files.
+    files, one hash a file. The users are those that the environment has, whose metadata hold the hash of their weights.
 
     Args:
         envs: A PASTA environment, single or vector.
@@ -28,14 +28,15 @@ def model_hashes(envs: Any) -> dict[str, str]:
     world = getattr(envs, "world", None)
     fingerprint = getattr(world, "fingerprint", None)
     if fingerprint is not None:
-        return {str(name): str(value) for name, value in sorted(fingerprint().items())}
-    import pasta_gym
+        hashes = {str(name): str(value) for name, value in fingerprint().items()}
+    else:
+        import pasta_gym
 
-    hashes = folder_hashes(pathlib.Path(pasta_gym.__file__).parent)
+        hashes = folder_hashes(pathlib.Path(pasta_gym.__file__).parent)
     used = getattr(getattr(envs, "user_model", None), "metadata", None)
     if used:
         hashes["user model in use"] = digest(json.loads(json.dumps(used, default=str)))
-    return hashes
+    return dict(sorted(hashes.items()))
 
 
 def folder_hashes(folder: pathlib.Path) -> dict[str, str]:

@@ -115,7 +115,7 @@ def test_a_conversation_that_does_not_fit_the_memory_says_what_to_lower(gambler,
     def full(**inputs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(gambler._model, "generate", full)
+    monkeypatch.setattr(gambler._model, "generate", full)  # as a GPU does; what a CPU raises is not told apart
     with pytest.raises(ChatModelError, match=r"do not fit the memory of cpu beside .* show fewer pictures"):
         gambler.complete([request()], Sampling(max_new_tokens=4))
 

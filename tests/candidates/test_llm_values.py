@@ -58,7 +58,9 @@ def test_what_would_have_to_be_guessed_at_is_not(answer):
         ('{"Light": ["a fox"], ', {"Light": ["a fox"]}),
         ('{"Light": ["a fox"],\n```\nEnjoy!', {"Light": ["a fox"]}),
         ('{"Light": ["a fox"\n```\nEnjoy!', {"Light": ["a fox"]}),
-        ("[{'title': 'Light', 'prompts': ('a fox', 'a hare'", [{"title": "Light", "prompts": ["a fox", "a hare"]}]),
+        ("[{'title': 'Light', 'prompts': ('a fox', 'a hare'", [{"title": "Light", "prompts": ["a fox"]}]),
+        ("[{'title': 'Light', 'prompts': ('a fox', 'a hare',", [{"title": "Light", "prompts": ["a fox", "a hare"]}]),
+        ("['a fox', 'a painter' ", ["a fox"]),  # of 'a painter's hare', perhaps
         ("[['a fox'], ['a hare', 'it\\", [["a fox"], ["a hare"]]),
         ("[", []),
     ],
@@ -67,6 +69,7 @@ def test_of_a_value_that_stops_what_is_whole_is_kept(answer, so_far):
     with pytest.raises(UnfinishedValueError, match="does not end before") as raised:
         read_value(answer, 0)
     assert raised.value.so_far == so_far
+    assert answer[raised.value.end :].startswith("```") or raised.value.end == len(answer)
 
 
 def test_json_is_read_as_json():

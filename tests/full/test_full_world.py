@@ -24,7 +24,7 @@ from pasta_gym.envs.assembly import PastaConfig, assemble
 from pasta_gym.full import ChatConfig, full_world_preset
 from pasta_gym.full.world import load_chat
 from pasta_gym.images import CachedImages, DiffusionImages
-from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect
+from pasta_gym.trajectories import CollectionConfig, EnvironmentConfig, collect, provenance
 from pasta_gym.trajectories.storage import read_metadata, read_prompt_texts
 from pasta_gym.worlds import WorldRecipe, make_world
 from tests.candidates.server import answer, completion, serving
@@ -113,7 +113,7 @@ def test_initial_prompts_are_split(config):
 
 def test_what_was_made_in_a_world_is_filed_under_its_models(config):
     names = make_world(config).fingerprint()
-    assert set(names) == {"candidates", "encoder", "images", "initial prompts", "user model"}
+    assert set(names) == {"candidates", "encoder", "images", "initial prompts"}
     steps = dataclasses.replace(config, image_model=dataclasses.replace(config.image_model, steps=3))
     changed = make_world(steps).fingerprint()
     assert {name for name in names if names[name] != changed[name]} == {"images"}
@@ -142,7 +142,30 @@ def test_other_prompts_or_users_under_the_same_names_make_other_data_and_runs(co
     weights = tmp_path / "users" / "user_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     seen.append(names())
-    assert {name for name in seen[0] if seen[1][name] != seen[2][name]} == {"user model", "run"}
+    assert {name for name in seen[0] if seen[1][name] != seen[2][name]} == {"run"}
+    make_world.cache_clear()
+
+
+def test_data_are_filed_under_the_users_that_were_asked_and_not_under_the_worlds_own(config, tmp_path):
+    def hashes(recipe, users=None):
+        make_world.cache_clear()
+        with quiet():
+            envs = EnvironmentConfig(world=recipe, user_model=users, **LOGGED).make(1)
+        try:
+            return provenance.model_hashes(envs)
+        finally:
+            envs.close()
+
+    alone = dataclasses.replace(config, user_model=str(tmp_path / "none yet"))
+    by_argument = hashes(alone, config.user_model)
+    assert set(by_argument) == {"candidates", "encoder", "images", "initial prompts", "user model in use"}
+    assert by_argument == hashes(config)
+    tmp_path.joinpath("none yet").mkdir()
+    other = tmp_path / "other"
+    shutil.copytree(config.user_model, other)
+    record = json.loads((other / "metadata.json").read_text())
+    (other / "metadata.json").write_text(json.dumps({**record, "note": "of others"}))
+    assert {n for n, v in hashes(config, str(other)).items() if v != by_argument[n]} == {"user model in use"}
     make_world.cache_clear()
 
 
@@ -181,13 +204,16 @@ def test_missing_parts_say_how_to_get_them(config, tmp_path, monkeypatch):
         ValueError, match=r"the world 'sdxl' needs a user model.*benchmarks\.fit_user_model.*gym\.make\(user_model="
     ):
         gym.make("PastaT2I-v0", world="sdxl")
+    (tmp_path / "worlds" / "sdxl" / "user_model" / "phases").mkdir(parents=True)  # of a fit that was stopped
     with pytest.raises(ValueError, match=r"the world 'sdxl' needs a user model"):
         make_world("sdxl").users()
+    with pytest.raises(ValueError, match=r"the world 'sdxl' needs a user model"):
+        models_digest(EnvironmentConfig(world="sdxl"))  # before a sweep begins
     # With another's users the world needs none of its own: what is missing next are models.
     with pytest.raises(ValueError, match="hf download timm"):
         gym.make("PastaT2I-v0", world="sdxl", user_model=config.user_model)
     assert make_world("sdxl").users(config.user_model).n_types == 8
-    shutil.copytree(config.user_model, tmp_path / "worlds" / "sdxl" / "user_model")
+    shutil.copytree(config.user_model, tmp_path / "worlds" / "sdxl" / "user_model", dirs_exist_ok=True)
     world = make_world("sdxl")
     assert world.users().n_types == 8
     assert world.name == "sdxl"

@@ -5,11 +5,13 @@ import errno
 import itertools
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from pasta_gym import files
 from pasta_gym.user_model import checkpoint, em, phases, sequential
 from pasta_gym.user_model.checkpoint import Checkpoints, State, phase_key
 from pasta_gym.user_model.choice import ChoiceConfig
@@ -250,6 +252,10 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(step, tmp_path, monke
     kept.save(state_of(3), {})
     assert kept.load()[0]["run"].numbers == {"taken": 3}
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    with pytest.raises(Killed), files.whole_file(tmp_path / checkpoint.RECORD) as partial:  # noqa: PT012
+        partial.write_text("half")
+        shutil.copy(partial, partial.with_name(f"{partial.name}0"))  # what a kill leaves
+        raise Killed
     kept.remove()
     assert not tmp_path.exists()
 
