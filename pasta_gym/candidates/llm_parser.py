@@ -28,6 +28,7 @@ _TITLE_KEYS = ("title", "category", "name", "category_title", "category_name")
 _CATEGORY_KEYS = ("category", "category_title", "category_name")
 _SURE_PROMPT_KEYS = ("prompt", "candidate", "new_prompt")
 _PROMPT_KEYS = ("prompt", "text", "candidate", "new_prompt", "description", "content")
+_NUMBERED_KEY = re.compile(r"(?:(?:prompt|candidate)[ _-]?)?\d{1,2}", re.IGNORECASE)
 _PROMPT_COLUMN = re.compile(
     r"(?:(?:new|next|expanded|revised|rewritten) )?(?:prompt|candidate|expansion)s?(?: (?:candidate|expansion|text)s?)?"
     r"(?: ?#?\d{1,2})?",
@@ -78,15 +79,17 @@ def parse(text: str, n_categories: int, n_per_category: int, max_words: int, *, 
     text = without_thoughts(text[:MAX_CHARACTERS])
     lines = read_lines(text)
     readings = [_json(text), _table(lines), *_line_readings(lines, n_per_category)]
+    counts = [min(sum(len(items) for _, items in r), n_categories * n_per_category) for r in readings]
+    if 2 * counts[0] < max(counts):
+        readings[0] = []  # something small in brackets beside a list
     # Titles first: a reading that takes them for prompts fills one place more for each.
     reading = max(readings, key=lambda r: (any(t for t, _ in r), _filled(r, n_categories, n_per_category)))
     is_of_lines = all(reading is not other for other in readings[:2])
     has_ends = reading is readings[0]  # what is read of JSON had ended, so no prompt of it is half a one
     if n_categories > 1 and sum(bool(items) for _, items in reading) < 2:
-        reading = max(
-            [reading, _ungrouped(reading, lines, n_categories, n_per_category)],
-            key=lambda r: _filled(r, n_categories, n_per_category),
-        )
+        shared_out = _ungrouped(reading, lines, n_categories, n_per_category)
+        has_ends &= {item for _, items in shared_out for item in items} <= {i for _, items in reading for i in items}
+        reading = max([reading, shared_out], key=lambda r: _filled(r, n_categories, n_per_category))
     on_lines = _lists_on_lines(lines, n_per_category)
     if _filled(on_lines, n_categories, n_per_category) > _filled(reading, n_categories, n_per_category):
         reading, is_of_lines, has_ends = on_lines, True, False
@@ -330,7 +333,8 @@ def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: in
     lists = {key: item for key, item in value.items() if isinstance(item, list | dict)}
     named = next((value[key] for key in _TITLE_KEYS if isinstance(value.get(key), str)), None)
     if not lists:
-        # Of an object that stops in the middle, a description may be that of a list which was still to come.
+        # Of an object that stops in the middle, a description may be that of a list which was still to come, and so may
+        # a row's category.
         is_whole = not isinstance(value, UnfinishedObject)
         prompt_keys = _PROMPT_KEYS if is_whole else _SURE_PROMPT_KEYS
         said = next((value[key] for key in prompt_keys if isinstance(value.get(key), str)), None)
@@ -339,10 +343,13 @@ def _walk_object(title: str, value: dict[str, Any], reading: _Reading, depth: in
             if not reading or reading[-1][0] != category:
                 reading.append((category, []))
             reading[-1][1].append(said)
+        elif said is not None and reading and not is_whole and not title:
+            reading[-1][1].append(said)
         elif said is not None:
             yield said
-        elif named is None and is_whole:
-            yield from (item for item in value.values() if isinstance(item, str))
+        elif named is None:
+            strings = {key: item for key, item in value.items() if isinstance(item, str)}
+            yield from (item for key, item in strings.items() if is_whole or _NUMBERED_KEY.fullmatch(key))
         return
     for key, item in lists.items():
         inner = named or (title if key in {"prompts", "candidates", "categories", "items"} else key)

@@ -144,6 +144,7 @@ def _string(text: str, at: int) -> tuple[str, int]:
     if quote not in _UNTIL:
         raise ValueError(f"no string at {at}")
     parts: list[str] = []
+    n_inside = 0
     at += 1
     latest = at + _MAX_STRING
     while at < latest:
@@ -159,6 +160,8 @@ def _string(text: str, at: int) -> tuple[str, int]:
         elif not text.startswith(quote, at):
             raise ValueError(f"a string does not end before {at}")
         elif _AFTER_STRING.match(text, at + 1):
+            if quote == '"' and n_inside % 2:  # which of them ends it?
+                raise ValueError(f"quotes that do not pair before {at}")
             # Two escapes may be one character: halves of a pair become one, and a half alone is replaced.
             return "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace"), at + 1
         elif _AT_THE_END.match(text, at + 1):  # it may have been a quote inside the string
@@ -167,6 +170,7 @@ def _string(text: str, at: int) -> tuple[str, int]:
             raise ValueError(f"two strings, or one with quotes in it, at {at}")
         else:
             parts.append(quote)
+            n_inside += 1
             at += 1
     raise ValueError(f"a string does not end before {at}")
 

@@ -263,10 +263,10 @@ def _stretches(rows: IntArray) -> list[slice]:
 
 
 def _lent_generators() -> contextlib.AbstractContextManager[None]:
-    """Give torch's global generators back as they were."""
+    """Give torch's global generators back as they were, of all GPUs that are in use."""
     import torch
 
-    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else [])
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
 
 
 def _global_states() -> list[torch.Tensor]:

@@ -127,6 +127,34 @@ def test_no_cut_makes_a_prompt_of_what_is_said_about_a_category(order):
         assert set(found) <= {p for row in prompts for p in row}, whole[:end]
 
 
+@pytest.mark.parametrize(
+    ("answer", "prompts"),
+    [
+        ('{"Light": {"1": "a cat", "2": "b cat"}, "Mood": {"1": "c cat", "2": "d ca', ["a cat", "b cat", "c cat"]),
+        ('{"prompt_1": "a cat", "prompt_2": "b cat", "prompt_3": "c ca', ["a cat", "b cat"]),
+        (
+            '{\n"Light": {\n"1": "a cat",\n "2": "b cat"},\n"Mood": {\n "1": "c cat",\n "2": "d ca',
+            ["a cat", "b cat", "c cat"],
+        ),
+    ],
+)
+def test_numbered_prompts_of_a_cut_object_are_kept_and_the_half_one_is_not(answer, prompts):
+    assert [p for c in parse(answer, 2, 2, 20, is_truncated=True).categories for p in c.prompts] == prompts
+
+
+def test_a_row_that_stops_before_its_category_is_of_the_last_one():
+    rows = [{"prompt": f"{colour} fox", "category": "Light"} for colour in ("red", "blue", "dim")]
+    found = parse(json.dumps(rows).rpartition("Li")[0], 5, 5, 20, is_truncated=True)
+    assert found.categories == (Category("Light", ("red fox", "blue fox", "dim fox")),)
+
+
+@pytest.mark.parametrize("aside", ['{tags: ["noir"]}', "{'tags': ['noir']}", '{"tags": ["noir"]}'])
+def test_something_small_in_brackets_is_not_the_answer(aside):
+    answer = f"1. a cat {aside}\n2. b cat\n3. c cat\n4. d cat"
+    found = [p for c in parse(answer, 2, 2, 20).categories for p in c.prompts]
+    assert [p.split(" {")[0] for p in found] == ["a cat", "b cat", "c cat", "d cat"]
+
+
 def test_what_stands_after_a_value_without_an_end_is_read_too():
     answer = "\n".join(f'```json\n{{"{t}": ["a fox {t}", "a hare {t}"]\n```' for t in ("Light", "Mood", "Place"))
     found = [p for c in parse(answer, 5, 5, 20).categories for p in c.prompts]

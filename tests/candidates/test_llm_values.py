@@ -30,6 +30,7 @@ def test_what_is_meant_to_be_json_is_read(answer, prompts):
     "answer",
     [
         "{'Light': ['a fox' 'a hare']}",  # one string to Python
+        '["a "red", "blue" fox", "a hare"]',
         "{'Light': ['a fox', 'a hare'",
         "{'Light': ['a fox',, 'a hare']}",
         "{'Light': [__import__('os').getcwd(), 'a fox']}",
