@@ -276,9 +276,7 @@ def _json(text: str) -> _Reading:
         if start < 0:
             return []
         try:
-            value, end = read_value(text, start)
-        except UnfinishedValueError as error:
-            value, end = error.so_far, error.end
+            value, end = _value_at(text, start)
         except ValueError:
             continue
         reading = _from_json(value)
@@ -296,13 +294,19 @@ def _json_values(text: str, begin: int) -> list[Any]:
         if not text.startswith(("{", "["), begin):
             break
         try:
-            value, begin = read_value(text, begin)
-        except UnfinishedValueError as error:
-            value, begin = error.so_far, error.end
+            value, begin = _value_at(text, begin)
         except ValueError:
             break
         values.append(value)
     return values
+
+
+def _value_at(text: str, begin: int) -> tuple[Any, int]:
+    """Read a value, or what there is of one that stops in the middle, and where it ends; ValueError without one."""
+    try:
+        return read_value(text, begin)
+    except UnfinishedValueError as error:
+        return error.so_far, error.end
 
 
 def _from_json(value: Any) -> _Reading:
